@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+#include <cmpool/base/rng.h>
+#include <cmpool/transport/lane.h>
+#include <cmpool/transport/segment.h>
+#include <cmpool/transport/types.h>
+
+namespace cmpool::transport {
+
+/// Where lanes from elsewhere come in.
+class Listener {
+public:
+    virtual ~Listener() = default;
+    /// The next lane that somebody opened to us. Errors: Again when none is waiting.
+    [[nodiscard]] virtual Result<std::unique_ptr<Lane>> accept() = 0;
+    [[nodiscard]] virtual int event_fd() const noexcept = 0;
+    /// What to connect() to, with the port that was really taken.
+    [[nodiscard]] virtual const std::string& address() const noexcept = 0;
+};
+
+/// One back end, opened once a process: `shm`, `tcp`, `sim`, later `verbs` and `urma`.
+///
+///   Lifetime  outlives its segments, listeners and lanes
+///   Threads   any; what it opens belongs to the thread that opened it
+class Fabric {
+public:
+    virtual ~Fabric() = default;
+    [[nodiscard]] virtual const Caps& caps() const noexcept = 0;
+    /// Memory of ours that peers can import. Errors: NoCapacity, Invalid, Denied (folder rights).
+    [[nodiscard]] virtual Result<std::unique_ptr<Segment>> allocate(const SegmentSpec& spec) = 0;
+    /// Memory that exists already. On `shm` (Caps::pull) this is a window into this process that a
+    /// peer may read if the kernel lets it; nothing is pinned or copied, so it costs nothing.
+    [[nodiscard]] virtual Result<std::unique_ptr<Segment>> register_memory(MutableBytes memory,
+                                                                           Access access) = 0;
+    /// Errors: Invalid for an address of another form, PeerDown for one that is taken (says by what).
+    [[nodiscard]] virtual Result<std::unique_ptr<Listener>> listen(std::string_view address) = 0;
+    /// Begins a lane to a listener and returns at once: operations may be posted, and a peer that is
+    /// not there shows as PeerDown from post() or receive().
+    [[nodiscard]] virtual Result<std::unique_ptr<Lane>> connect(std::string_view address) = 0;
+};
+
+/// `tcp`: address HOST:PORT; port 0 picks one. Segments are executed by the target's lane thread.
+[[nodiscard]] std::unique_ptr<Fabric> open_tcp(Entropy& entropy);
+
+struct ShmOptions {
+    /// Where segments and sockets live: tmpfs or hugetlbfs, owned by the pool's uid. Empty for a
+    /// process that only connects and imports.
+    std::string runtime_dir;
+};
+/// `shm`: address is a socket's path. Segments that peers may only read are 0600 files in
+/// runtime_dir, handed over as read-only descriptors; those that peers may write are made by the
+/// owner and sealed against shrinking and growing.
+[[nodiscard]] std::unique_ptr<Fabric> open_shm(ShmOptions options, Entropy& entropy);
+
+/// What `open_faulty` may do to the lanes of a real back end; all probabilities per call.
+struct FaultPlan {
+    std::uint64_t seed = 1;
+    double delay_completion = 0;  ///< poll() holds a completion back for some calls
+    double reorder_completion = 0;
+    double short_post = 0;    ///< post() takes fewer operations than it could
+    double lose_message = 0;  ///< a message that was sent never arrives
+    double kill_lane = 0;     ///< the lane fails as if the peer had died
+};
+/// Wraps a back end so that it is no kinder than a fabric may be.
+[[nodiscard]] std::unique_ptr<Fabric> open_faulty(std::unique_ptr<Fabric> inner, FaultPlan plan);
+
+}  // namespace cmpool::transport
