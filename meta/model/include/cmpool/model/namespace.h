@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <cmpool/base/result.h>
+#include <cmpool/model/digest.h>
+
+namespace cmpool::model {
+
+/// Blocks of a chain that lie on one node and shard, after block 0, which is placed by itself.
+inline constexpr std::uint32_t kGroupBlocksDefault = 64;
+/// Longest text field of a namespace.
+inline constexpr std::size_t kNameBytesMax = 512;
+/// The tenant of callers who name none: open to everybody who reaches the pool.
+inline constexpr const char* kDefaultTenant = "default";
+
+/// Everything that decides a block's bytes. Two engines share blocks only when all of it is equal.
+///
+///   Limits  text up to kNameBytesMax
+///   Errors  check() gives Invalid
+struct NamespaceSpec {
+    std::string tenant = kDefaultTenant;
+    std::string model;     ///< such as "meta-llama/Llama-3-8B"
+    std::string revision;  ///< of the weights; a new one makes the old blocks unreachable
+    std::string dtype;     ///< such as "bf16"
+    std::string layout;    ///< axes of a block, such as "layers,kv,tokens,heads,dim"; what else shapes it
+    std::string parallel;  ///< tensor and pipeline shape, such as "tp1"
+    std::string engine;    ///< name and version of what computes the bytes
+    std::uint32_t block_tokens = 0;  ///< 0: opaque keys, no chains
+    std::uint32_t group_blocks = kGroupBlocksDefault;
+
+    [[nodiscard]] Result<void> check() const;
+    /// The digest of all fields but the tenant, and of the hash scheme.
+    [[nodiscard]] Digest fingerprint() const;
+    /// "model=… revision=… dtype=…": all that goes into the fingerprint, for people.
+    [[nodiscard]] std::string describe() const;
+
+    friend bool operator==(const NamespaceSpec&, const NamespaceSpec&) = default;
+};
+
+/// One line per field that differs: `dtype: ours "bf16", theirs "f32"`.
+[[nodiscard]] std::string difference(const NamespaceSpec& ours, const NamespaceSpec& theirs);
+
+}  // namespace cmpool::model

@@ -1,0 +1,199 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include <cmpool/base/bytes.h>
+#include <cmpool/base/result.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/namespace.h>
+
+// The messages as values. Spans in a decoded message look into the buffer it was decoded from.
+namespace cmpool::wire {
+
+/// Changed by whoever changes what the messages mean.
+inline constexpr std::uint32_t kProtocolVersion = 1;
+/// Most blocks that a Listed names.
+inline constexpr std::uint32_t kListMax = 1024;
+/// Most segments that an Attached grants; a client asks again for the rest.
+inline constexpr std::size_t kGrantsMax = 512;
+inline constexpr std::size_t kDescriptorBytesMax = 512;
+inline constexpr std::size_t kTextBytesMax = 4096;
+inline constexpr std::size_t kStatsMax = 1024;
+
+struct Grant {
+    std::uint32_t index = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t token = 0;
+    std::vector<std::byte> descriptor;
+};
+
+struct Hello {
+    std::uint32_t protocol = kProtocolVersion;
+    std::string client;
+};
+struct Welcome {
+    std::uint32_t protocol = kProtocolVersion;
+    std::uint64_t incarnation = 0;
+    std::string node;
+    std::string version;
+    std::string local_address;
+};
+struct OpenNamespace {
+    model::NamespaceSpec spec;
+    std::string tenant_key;
+    model::Digest fingerprint;
+};
+struct NamespaceOpened {
+    std::uint32_t namespace_id = 0;
+    model::Digest secret;
+    std::uint64_t lease_bytes_max = 0;
+};
+struct Attach {
+    std::uint32_t namespace_id = 0;
+    std::uint32_t known_segments = 0;
+};
+struct Attached {
+    std::uint32_t bucket_bits = 0;
+    std::uint64_t segment_bytes = 0;
+    Grant index;
+    Grant control;
+    std::vector<Grant> segments;
+};
+struct Match {
+    std::uint32_t namespace_id = 0;
+    std::span<const model::Digest> chain;
+    std::uint32_t lease_ms = 0;
+};
+struct Matched {
+    std::uint32_t blocks = 0;
+    std::uint64_t lease_id = 0;
+    std::uint32_t lease_ms = 0;
+};
+struct Release {
+    std::span<const std::uint64_t> lease_ids;
+};
+struct Exists {
+    std::uint32_t namespace_id = 0;
+    std::span<const model::Digest> digests;
+};
+struct Get {
+    std::uint32_t namespace_id = 0;
+    std::span<const model::Digest> digests;
+    std::span<const std::uint32_t> bytes_max;
+    bool verify = false;
+};
+struct Remove {
+    std::uint32_t namespace_id = 0;
+    std::span<const model::Digest> digests;
+};
+
+/// What became of one block of a request.
+enum class Outcome : std::uint8_t {
+    Miss = 0,      ///< Exists, Get, Remove: it is not here
+    Ok = 1,        ///< present, read, stored or removed
+    Present = 2,   ///< Put: it was here already
+    TooSmall = 3,  ///< Get: the room is less than `lengths` says
+    Refused = 4,   ///< Put: nothing evictable, or a checksum that does not fit
+    Orphan = 5,    ///< Put: the block before it is not here, so nobody could find this one
+    Later = 6,     ///< Get: the answer was full: ask again for this one
+    NoPull = 7,    ///< Put: the window cannot be read: send the payload
+};
+
+struct Outcomes {
+    std::span<const Outcome> outcomes;
+    std::span<const std::uint32_t> lengths;
+    std::span<const std::uint64_t> checksums;
+};
+struct PutItem {
+    std::uint64_t checksum = 0;
+    std::uint64_t group = 0;
+    std::uint64_t window_offset = 0;
+    std::uint32_t length = 0;
+    std::uint32_t position = 0;
+    std::uint32_t cost_us = 0;
+    std::uint32_t reserved = 0;
+    model::Digest digest;
+    model::Digest parent;
+};
+struct Put {
+    std::uint32_t namespace_id = 0;
+    std::span<const PutItem> items;
+    std::vector<Grant> window;  ///< none or one
+};
+struct StatsRequest {};
+struct Stat {
+    std::string name;
+    std::uint64_t value = 0;
+};
+struct Stats {
+    std::vector<Stat> stats;
+};
+struct List {
+    std::uint32_t namespace_id = 0;
+    std::uint64_t cursor = 0;
+    std::uint32_t limit = 0;
+};
+struct ListedBlock {
+    std::uint32_t length = 0;
+    std::uint32_t position = 0;
+    std::uint64_t age_ms = 0;
+    model::Digest digest;
+};
+struct Listed {
+    std::span<const ListedBlock> blocks;
+    std::uint64_t next_cursor = 0;
+};
+struct Failed {
+    Errc code = Errc::Invalid;
+    std::string detail;
+};
+
+using Body =
+    std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched, Release,
+                 Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed, Failed>;
+
+struct Message {
+    std::uint64_t request_id = 0;
+    std::uint64_t epoch = 0;
+    Body body;
+};
+
+/// The message's name, for logs.
+[[nodiscard]] std::string_view name_of(const Body& body) noexcept;
+
+/// Writes a message into a buffer of its own that lives until the next encode().
+///
+///   Threads  one
+class Encoder {
+public:
+    Encoder();
+    ~Encoder();
+    Encoder(Encoder&&) noexcept;
+    Encoder& operator=(Encoder&&) noexcept;
+    [[nodiscard]] Bytes encode(const Message& message);
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+/// Verifies a buffer and shows it as a value, whose spans look into the buffer (or into the
+/// decoder, where the buffer was not aligned) until the next decode().
+///
+///   Limits  lists up to model::kBatchMax and the bounds above
+///   Errors  Invalid, with what was wrong: the buffer is hostile until it passed
+class Decoder {
+public:
+    [[nodiscard]] Result<Message> decode(Bytes buffer);
+
+private:
+    std::vector<std::uint64_t> aligned_;
+};
+
+}  // namespace cmpool::wire

@@ -1,0 +1,204 @@
+#include "layout.h"
+
+#include <cstring>
+
+namespace cmpool::wire {
+namespace {
+
+// FlatBuffers' own verifier bounds every offset; what it cannot know are our limits. These throw
+// nothing: a list over its limit shows as `bad`, which ends in one refusal.
+struct Checks {
+    const char* bad = nullptr;
+
+    template <class Fb, class T>
+    std::span<const T> list(const flatbuffers::Vector<const Fb*>* values, std::size_t max) {
+        return bounded(reinterpret_cast<const T*>(values->Data()), values->size(), max);
+    }
+    template <class T>
+    std::span<const T> list(const flatbuffers::Vector<T>* values, std::size_t max) {
+        if (values == nullptr) return {};
+        return bounded(values->data(), values->size(), max);
+    }
+    std::span<const model::Digest> digests(const flatbuffers::Vector<const fb::Digest*>* values) {
+        return list<fb::Digest, model::Digest>(values, model::kBatchMax);
+    }
+    std::string text(const flatbuffers::String* value, std::size_t max) {
+        if (value == nullptr) return {};
+        const auto span = bounded(value->data(), value->size(), max);
+        return {span.data(), span.size()};
+    }
+    Grant grant(const fb::Grant* value) {
+        const auto bytes = std::as_bytes(list(value->descriptor(), kDescriptorBytesMax));
+        return {value->index(), value->bytes(), value->token(), {bytes.begin(), bytes.end()}};
+    }
+    void same_size(std::size_t one, std::size_t other) {
+        if (one != other) bad = "lists of one message differ in length";
+    }
+
+private:
+    template <class T>
+    std::span<const T> bounded(const T* data, std::size_t size, std::size_t max) {
+        if (size > max) {
+            bad = "a list or text is longer than its limit";
+            return {};
+        }
+        return {data, size};
+    }
+};
+
+model::Digest digest(const fb::Digest* value) {
+    model::Digest out;
+    std::memcpy(out.bytes.data(), value, sizeof out.bytes);
+    return out;
+}
+
+Hello take(const fb::Hello& m, Checks& check) {
+    return {m.protocol(), check.text(m.client(), kTextBytesMax)};
+}
+Welcome take(const fb::Welcome& m, Checks& check) {
+    return {m.protocol(), m.incarnation(), check.text(m.node(), kTextBytesMax),
+            check.text(m.version(), kTextBytesMax), check.text(m.local_address(), kTextBytesMax)};
+}
+OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
+    const auto text = [&](const flatbuffers::String* value) {
+        return check.text(value, model::kNameBytesMax);
+    };
+    OpenNamespace open;
+    open.spec = {.tenant = text(m.tenant()),
+                 .model = text(m.model()),
+                 .revision = text(m.revision()),
+                 .dtype = text(m.dtype()),
+                 .layout = text(m.layout()),
+                 .parallel = text(m.parallel()),
+                 .engine = text(m.engine()),
+                 .block_tokens = m.block_tokens(),
+                 .group_blocks = m.group_blocks()};
+    open.tenant_key = text(m.tenant_key());
+    open.fingerprint = digest(m.fingerprint());
+    return open;
+}
+NamespaceOpened take(const fb::NamespaceOpened& m, Checks&) {
+    return {m.namespace_id(), digest(m.secret()), m.lease_bytes_max()};
+}
+Attach take(const fb::Attach& m, Checks&) { return {m.namespace_id(), m.known_segments()}; }
+Attached take(const fb::Attached& m, Checks& check) {
+    Attached attached{
+        m.bucket_bits(), m.segment_bytes(), check.grant(m.index()), check.grant(m.control()), {}};
+    if (m.segments()->size() > kGrantsMax) check.bad = "more segments than one answer may grant";
+    if (check.bad != nullptr) return attached;
+    for (const auto* segment : *m.segments()) attached.segments.push_back(check.grant(segment));
+    return attached;
+}
+Match take(const fb::Match& m, Checks& check) {
+    return {m.namespace_id(), check.digests(m.chain()), m.lease_ms()};
+}
+Matched take(const fb::Matched& m, Checks&) { return {m.blocks(), m.lease_id(), m.lease_ms()}; }
+Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
+Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
+Get take(const fb::Get& m, Checks& check) {
+    const Get get{m.namespace_id(), check.digests(m.digests()), check.list(m.bytes_max(), model::kBatchMax),
+                  m.verify()};
+    check.same_size(get.digests.size(), get.bytes_max.size());
+    return get;
+}
+Remove take(const fb::Remove& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
+Outcomes take(const fb::Outcomes& m, Checks& check) {
+    const auto raw = check.list(m.outcomes(), model::kBatchMax);
+    const Outcomes out{{reinterpret_cast<const Outcome*>(raw.data()), raw.size()},
+                       check.list(m.lengths(), model::kBatchMax),
+                       check.list(m.checksums(), model::kBatchMax)};
+    if (!out.lengths.empty()) check.same_size(out.lengths.size(), raw.size());
+    if (!out.checksums.empty()) check.same_size(out.checksums.size(), raw.size());
+    return out;
+}
+Put take(const fb::Put& m, Checks& check) {
+    Put put{m.namespace_id(), check.list<fb::PutItem, PutItem>(m.items(), model::kBatchMax), {}};
+    if (m.window() != nullptr) put.window.push_back(check.grant(m.window()));
+    return put;
+}
+StatsRequest take(const fb::StatsRequest&, Checks&) { return {}; }
+Stats take(const fb::Stats& m, Checks& check) {
+    Stats stats;
+    if (m.stats()->size() > kStatsMax) check.bad = "more statistics than one answer may carry";
+    if (check.bad != nullptr) return stats;
+    for (const auto* stat : *m.stats()) {
+        stats.stats.push_back({check.text(stat->name(), kTextBytesMax), stat->value()});
+    }
+    return stats;
+}
+List take(const fb::List& m, Checks&) { return {m.namespace_id(), m.cursor(), m.limit()}; }
+Listed take(const fb::Listed& m, Checks& check) {
+    return {check.list<fb::ListedBlock, ListedBlock>(m.blocks(), kListMax), m.next_cursor()};
+}
+Failed take(const fb::Failed& m, Checks& check) {
+    return {static_cast<Errc>(m.code()), check.text(m.detail(), kTextBytesMax)};
+}
+
+Body body_of(const fb::Message& message, Checks& check) {
+    switch (message.body_type()) {
+        case fb::Body::Hello:
+            return take(*message.body_as_Hello(), check);
+        case fb::Body::Welcome:
+            return take(*message.body_as_Welcome(), check);
+        case fb::Body::OpenNamespace:
+            return take(*message.body_as_OpenNamespace(), check);
+        case fb::Body::NamespaceOpened:
+            return take(*message.body_as_NamespaceOpened(), check);
+        case fb::Body::Attach:
+            return take(*message.body_as_Attach(), check);
+        case fb::Body::Attached:
+            return take(*message.body_as_Attached(), check);
+        case fb::Body::Match:
+            return take(*message.body_as_Match(), check);
+        case fb::Body::Matched:
+            return take(*message.body_as_Matched(), check);
+        case fb::Body::Release:
+            return take(*message.body_as_Release(), check);
+        case fb::Body::Exists:
+            return take(*message.body_as_Exists(), check);
+        case fb::Body::Get:
+            return take(*message.body_as_Get(), check);
+        case fb::Body::Remove:
+            return take(*message.body_as_Remove(), check);
+        case fb::Body::Outcomes:
+            return take(*message.body_as_Outcomes(), check);
+        case fb::Body::Put:
+            return take(*message.body_as_Put(), check);
+        case fb::Body::StatsRequest:
+            return take(*message.body_as_StatsRequest(), check);
+        case fb::Body::Stats:
+            return take(*message.body_as_Stats(), check);
+        case fb::Body::List:
+            return take(*message.body_as_List(), check);
+        case fb::Body::Listed:
+            return take(*message.body_as_Listed(), check);
+        case fb::Body::Failed:
+            return take(*message.body_as_Failed(), check);
+        case fb::Body::NONE:
+            break;
+    }
+    check.bad = "a message of a kind that this version does not know";
+    return StatsRequest{};
+}
+
+}  // namespace
+
+Result<Message> Decoder::decode(Bytes buffer) {
+    if (reinterpret_cast<std::uintptr_t>(buffer.data()) % alignof(std::uint64_t) != 0) {
+        aligned_.resize(buffer.size() / sizeof(std::uint64_t) + 1);
+        std::memcpy(aligned_.data(), buffer.data(), buffer.size());
+        buffer = std::as_bytes(std::span(aligned_)).first(buffer.size());
+    }
+    const auto* data = reinterpret_cast<const std::uint8_t*>(buffer.data());
+    flatbuffers::Verifier verifier(data, buffer.size());
+    if (!fb::VerifyMessageBuffer(verifier)) {
+        return fail(Errc::Invalid, "expected a CMP1 message, saw {} bytes that are none", buffer.size());
+    }
+    const fb::Message& message = *fb::GetMessage(data);
+    Checks check;
+    Message out{message.request_id(), message.epoch(), body_of(message, check)};
+    if (check.bad != nullptr) return fail(Errc::Invalid, "{}", check.bad);
+    return out;
+}
+
+}  // namespace cmpool::wire

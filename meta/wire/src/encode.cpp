@@ -1,0 +1,147 @@
+#include "layout.h"
+
+namespace cmpool::wire {
+namespace {
+
+using Builder = flatbuffers::FlatBufferBuilder;
+using Encoded = std::pair<fb::Body, flatbuffers::Offset<void>>;
+
+template <class Fb, class T>
+auto structs(Builder& builder, std::span<const T> values) {
+    return builder.CreateVectorOfStructs(reinterpret_cast<const Fb*>(values.data()), values.size());
+}
+
+auto digests(Builder& builder, std::span<const model::Digest> values) {
+    return structs<fb::Digest>(builder, values);
+}
+
+const fb::Digest* digest(const model::Digest& value) { return reinterpret_cast<const fb::Digest*>(&value); }
+
+auto grant(Builder& builder, const Grant& value) {
+    const auto bytes = builder.CreateVector(reinterpret_cast<const std::uint8_t*>(value.descriptor.data()),
+                                            value.descriptor.size());
+    return fb::CreateGrant(builder, value.index, value.bytes, value.token, bytes);
+}
+
+template <class T>
+Encoded done(fb::Body type, flatbuffers::Offset<T> offset) {
+    return {type, offset.Union()};
+}
+
+Encoded put(Builder& b, const Hello& m) {
+    return done(fb::Body::Hello, fb::CreateHello(b, m.protocol, b.CreateString(m.client)));
+}
+Encoded put(Builder& b, const Welcome& m) {
+    return done(fb::Body::Welcome,
+                fb::CreateWelcome(b, m.protocol, m.incarnation, b.CreateString(m.node),
+                                  b.CreateString(m.version), b.CreateString(m.local_address)));
+}
+Encoded put(Builder& b, const OpenNamespace& m) {
+    const auto& spec = m.spec;
+    return done(fb::Body::OpenNamespace,
+                fb::CreateOpenNamespace(b, b.CreateString(spec.tenant), b.CreateString(m.tenant_key),
+                                        b.CreateString(spec.model), b.CreateString(spec.revision),
+                                        b.CreateString(spec.dtype), b.CreateString(spec.layout),
+                                        b.CreateString(spec.parallel), b.CreateString(spec.engine),
+                                        spec.block_tokens, spec.group_blocks, digest(m.fingerprint)));
+}
+Encoded put(Builder& b, const NamespaceOpened& m) {
+    return done(fb::Body::NamespaceOpened,
+                fb::CreateNamespaceOpened(b, m.namespace_id, digest(m.secret), m.lease_bytes_max));
+}
+Encoded put(Builder& b, const Attach& m) {
+    return done(fb::Body::Attach, fb::CreateAttach(b, m.namespace_id, m.known_segments));
+}
+Encoded put(Builder& b, const Attached& m) {
+    std::vector<flatbuffers::Offset<fb::Grant>> grants;
+    for (const auto& segment : m.segments) grants.push_back(grant(b, segment));
+    const auto index = grant(b, m.index);
+    const auto control = grant(b, m.control);
+    return done(fb::Body::Attached, fb::CreateAttached(b, m.bucket_bits, m.segment_bytes, index, control,
+                                                       b.CreateVector(grants)));
+}
+Encoded put(Builder& b, const Match& m) {
+    return done(fb::Body::Match, fb::CreateMatch(b, m.namespace_id, digests(b, m.chain), m.lease_ms));
+}
+Encoded put(Builder& b, const Matched& m) {
+    return done(fb::Body::Matched, fb::CreateMatched(b, m.blocks, m.lease_id, m.lease_ms));
+}
+Encoded put(Builder& b, const Release& m) {
+    return done(fb::Body::Release,
+                fb::CreateRelease(b, b.CreateVector(m.lease_ids.data(), m.lease_ids.size())));
+}
+Encoded put(Builder& b, const Exists& m) {
+    return done(fb::Body::Exists, fb::CreateExists(b, m.namespace_id, digests(b, m.digests)));
+}
+Encoded put(Builder& b, const Get& m) {
+    const auto keys = digests(b, m.digests);
+    return done(fb::Body::Get,
+                fb::CreateGet(b, m.namespace_id, keys, b.CreateVector(m.bytes_max.data(), m.bytes_max.size()),
+                              m.verify));
+}
+Encoded put(Builder& b, const Remove& m) {
+    return done(fb::Body::Remove, fb::CreateRemove(b, m.namespace_id, digests(b, m.digests)));
+}
+Encoded put(Builder& b, const Outcomes& m) {
+    const auto outcomes =
+        b.CreateVector(reinterpret_cast<const std::uint8_t*>(m.outcomes.data()), m.outcomes.size());
+    const auto lengths = m.lengths.empty() ? 0 : b.CreateVector(m.lengths.data(), m.lengths.size());
+    const auto checksums = m.checksums.empty() ? 0 : b.CreateVector(m.checksums.data(), m.checksums.size());
+    return done(fb::Body::Outcomes, fb::CreateOutcomes(b, outcomes, lengths, checksums));
+}
+Encoded put(Builder& b, const Put& m) {
+    const auto items = structs<fb::PutItem>(b, m.items);
+    const auto window = m.window.empty() ? 0 : grant(b, m.window.front());
+    return done(fb::Body::Put, fb::CreatePut(b, m.namespace_id, items, window));
+}
+Encoded put(Builder& b, const StatsRequest&) {
+    return done(fb::Body::StatsRequest, fb::CreateStatsRequest(b));
+}
+Encoded put(Builder& b, const Stats& m) {
+    std::vector<flatbuffers::Offset<fb::Stat>> stats;
+    for (const auto& [name, value] : m.stats) stats.push_back(fb::CreateStat(b, b.CreateString(name), value));
+    return done(fb::Body::Stats, fb::CreateStats(b, b.CreateVector(stats)));
+}
+Encoded put(Builder& b, const List& m) {
+    return done(fb::Body::List, fb::CreateList(b, m.namespace_id, m.cursor, m.limit));
+}
+Encoded put(Builder& b, const Listed& m) {
+    return done(fb::Body::Listed, fb::CreateListed(b, structs<fb::ListedBlock>(b, m.blocks), m.next_cursor));
+}
+Encoded put(Builder& b, const Failed& m) {
+    const std::string_view detail = std::string_view(m.detail).substr(0, kTextBytesMax);
+    return done(fb::Body::Failed, fb::CreateFailed(b, static_cast<std::uint16_t>(m.code),
+                                                   b.CreateString(detail.data(), detail.size())));
+}
+
+}  // namespace
+
+struct Encoder::State {
+    Builder builder{4096};
+};
+
+Encoder::Encoder() : state_(std::make_unique<State>()) {}
+Encoder::~Encoder() = default;
+Encoder::Encoder(Encoder&&) noexcept = default;
+Encoder& Encoder::operator=(Encoder&&) noexcept = default;
+
+Bytes Encoder::encode(const Message& message) {
+    auto& builder = state_->builder;
+    builder.Clear();
+    const auto [type, body] = std::visit([&](const auto& m) { return put(builder, m); }, message.body);
+    fb::FinishMessageBuffer(builder,
+                            fb::CreateMessage(builder, message.request_id, message.epoch, type, body));
+    return std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
+}
+
+std::string_view name_of(const Body& body) noexcept {
+    static constexpr std::string_view kNames[] = {"Hello",    "Welcome",  "OpenNamespace", "NamespaceOpened",
+                                                  "Attach",   "Attached", "Match",         "Matched",
+                                                  "Release",  "Exists",   "Get",           "Remove",
+                                                  "Outcomes", "Put",      "StatsRequest",  "Stats",
+                                                  "List",     "Listed",   "Failed"};
+    static_assert(std::size(kNames) == std::variant_size_v<Body>);
+    return kNames[body.index()];
+}
+
+}  // namespace cmpool::wire

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <cmpool/base/result.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/namespace.h>
+
+namespace cmpool::pool {
+
+/// What somebody showed to prove that a tenant is theirs.
+struct Credential {
+    std::optional<std::uint32_t> uid;  ///< the kernel's word; none over a network
+    std::string tenant_key;            ///< empty: none
+};
+
+/// A namespace as the whole cluster knows it.
+struct NamespaceRecord {
+    std::uint32_t namespace_id = 0;
+    std::uint32_t domain_id = 0;  ///< one per tenant: what may share memory
+    model::Secret secret{};
+    model::NamespaceSpec spec;
+};
+
+/// What a pool server asks the controller; never on the data path.
+///
+///   Threads  called by the server's thread; `done` is called on that thread too, at once or later,
+///            exactly once
+///   Errors   Denied: the tenant belongs to somebody else (says how it is proven). Mismatch: the
+///            fingerprint is not that of the specification (both sides printed)
+class Directory {
+public:
+    using OpenDone = std::function<void(Result<NamespaceRecord>)>;
+    virtual ~Directory() = default;
+    virtual void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
+                                const Credential& credential, OpenDone done) = 0;
+};
+
+/// Tells whether a client's process still runs: a pin on one host ends with the process that
+/// published it, since a paused reader outlives any clock.
+class ProcessWatch {
+public:
+    class Handle {
+    public:
+        virtual ~Handle() = default;
+        [[nodiscard]] virtual bool alive() const noexcept = 0;
+    };
+    virtual ~ProcessWatch() = default;
+    /// Null when the process is gone already, or cannot be seen from here.
+    [[nodiscard]] virtual std::unique_ptr<Handle> watch(std::int32_t pid) = 0;
+};
+
+}  // namespace cmpool::pool

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+#include <cmpool/base/rng.h>
+#include <cmpool/base/units.h>
+#include <cmpool/pool/directory.h>
+#include <cmpool/transport/fabric.h>
+#include <cmpool/wire/messages.h>
+
+namespace cmpool::pool {
+
+inline constexpr std::uint64_t kCapacityMin = 1 * MiB;
+/// Most clients of one server; one more is refused.
+inline constexpr std::size_t kPeersMax = 4096;
+/// Longest lease; a longer one is cut to it.
+inline constexpr std::chrono::milliseconds kLeaseMax{60'000};
+/// A client that does not take its answers for so long is dropped, and what it held is freed.
+inline constexpr std::chrono::seconds kSendDeadline{10};
+
+struct ServerConfig {
+    std::uint64_t capacity_bytes = 1 * GiB;
+    std::uint64_t segment_bytes = 0;  ///< 0: an eighth of the capacity, from 1 MiB to 256 MiB
+    bool prefault = true;             ///< touch all memory at the start
+    std::string node_name = "local";
+    std::string version = "0";
+    std::string local_address;  ///< where same-host clients connect; told to every client
+};
+
+/// The pool server's logic: it answers the clients on its lanes. It owns no thread, socket or clock.
+///
+///   Lifetime  the fabric, clock, entropy, directory and watch outlive it
+///   Threads   one
+///   Limits    kPeersMax clients; per client one batch of model::kBatchMax blocks being answered and
+///             the lane's depth of answers; then it reads no more from that client
+class Server {
+public:
+    using PeerId = std::uint64_t;
+
+    /// `memory` makes the segments; when its lanes cannot expose them, nobody is given any.
+    /// Errors: NoCapacity and Denied from the first segments; Invalid for a configuration.
+    [[nodiscard]] static Result<std::unique_ptr<Server>> create(ServerConfig config, const Clock& clock,
+                                                                Entropy& entropy, transport::Fabric& memory,
+                                                                Directory& directory,
+                                                                ProcessWatch& processes);
+    virtual ~Server() = default;
+
+    /// Takes over a lane that somebody opened. Errors: NoCapacity above kPeersMax.
+    [[nodiscard]] virtual Result<PeerId> add(std::unique_ptr<transport::Lane> lane) = 0;
+
+    /// Something may have happened on this peer's lane: reads, answers, sends. Returns false once the
+    /// peer is gone and its id dead. `busy` says that more waits: call again soon, others first.
+    struct Served {
+        bool alive = false;
+        bool busy = false;
+    };
+    virtual Served serve(PeerId peer) = 0;
+    /// The peer's lane, for whoever waits on its event fd; null once it is gone.
+    [[nodiscard]] virtual transport::Lane* lane_of(PeerId peer) noexcept = 0;
+    virtual void drop(PeerId peer) = 0;
+
+    /// Ends what has run out (leases, stuck peers, pins of dead processes) and scrubs a little.
+    /// Call it every kTickInterval.
+    virtual void tick() = 0;
+
+    [[nodiscard]] virtual std::vector<wire::Stat> stats() const = 0;
+    /// Broken bookkeeping, empty when all is well: for tests, at every step.
+    [[nodiscard]] virtual std::string check_invariants() const = 0;
+};
+
+inline constexpr std::chrono::milliseconds kTickInterval{20};
+
+}  // namespace cmpool::pool
