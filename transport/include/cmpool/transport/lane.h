@@ -19,8 +19,8 @@ class Lane;
 class Receiver {
 public:
     virtual ~Receiver() = default;
-    /// A head is here, its payload is not. Appends to `into` where the payload goes, in order; what
-    /// does not fit is dropped. The memory is the lane's until message(), discard_landing(), or
+    /// A head is here, its payload is not. Appends to `into` where the payload goes, in order; a span
+    /// without an address drops as many bytes, and what does not fit is dropped. The memory is the lane's until message(), discard_landing(), or
     /// until the lane has failed.
     virtual void place(Lane& lane, Bytes head, std::uint64_t payload_bytes,
                        std::vector<MutableBytes>& into) = 0;
