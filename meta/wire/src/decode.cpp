@@ -5,8 +5,9 @@
 namespace cmpool::wire {
 namespace {
 
-// FlatBuffers' own verifier bounds every offset; what it cannot know are our limits. These throw
-// nothing: a list over its limit shows as `bad`, which ends in one refusal.
+// FlatBuffers' own verifier bounds every offset. What it does not look at: our limits, whether a
+// union's table is there at all, and how the elements of a list are aligned. These throw nothing: what
+// is wrong shows as `bad`, which ends in one refusal.
 struct Checks {
     const char* bad = nullptr;
 
@@ -40,6 +41,10 @@ private:
     std::span<const T> bounded(const T* data, std::size_t size, std::size_t max) {
         if (size > max) {
             bad = "a list or text is longer than its limit";
+            return {};
+        }
+        if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) {
+            bad = "a list lies askew";
             return {};
         }
         return {data, size};
@@ -104,6 +109,10 @@ Get take(const fb::Get& m, Checks& check) {
 Remove take(const fb::Remove& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Outcomes take(const fb::Outcomes& m, Checks& check) {
     const auto raw = check.list(m.outcomes(), model::kBatchMax);
+    // Whoever switches over an outcome need not expect one that has no name.
+    for (const auto outcome : raw) {
+        if (outcome > static_cast<std::uint8_t>(Outcome::NoPull)) check.bad = "an outcome without a meaning";
+    }
     const Outcomes out{{reinterpret_cast<const Outcome*>(raw.data()), raw.size()},
                        check.list(m.lengths(), model::kBatchMax),
                        check.list(m.checksums(), model::kBatchMax)};
@@ -131,10 +140,16 @@ Listed take(const fb::Listed& m, Checks& check) {
     return {check.list<fb::ListedBlock, ListedBlock>(m.blocks(), kListMax), m.next_cursor()};
 }
 Failed take(const fb::Failed& m, Checks& check) {
-    return {static_cast<Errc>(m.code()), check.text(m.detail(), kTextBytesMax)};
+    const auto code = static_cast<Errc>(m.code());
+    if (to_string(code) == "Unknown") check.bad = "a failure without a meaning";
+    return {code, check.text(m.detail(), kTextBytesMax)};
 }
 
 Body body_of(const fb::Message& message, Checks& check) {
+    if (message.body() == nullptr) {
+        check.bad = "a message without a body";
+        return StatsRequest{};
+    }
     switch (message.body_type()) {
         case fb::Body::Hello:
             return take(*message.body_as_Hello(), check);

@@ -1,5 +1,7 @@
 #include "layout.h"
 
+// Each string and list is written by a statement of its own: compilers order the arguments of a call
+// as they like, and the same message shall be the same bytes everywhere.
 namespace cmpool::wire {
 namespace {
 
@@ -29,21 +31,29 @@ Encoded done(fb::Body type, flatbuffers::Offset<T> offset) {
 }
 
 Encoded put(Builder& b, const Hello& m) {
-    return done(fb::Body::Hello, fb::CreateHello(b, m.protocol, b.CreateString(m.client)));
+    const auto client = b.CreateString(m.client);
+    return done(fb::Body::Hello, fb::CreateHello(b, m.protocol, client));
 }
 Encoded put(Builder& b, const Welcome& m) {
+    const auto node = b.CreateString(m.node);
+    const auto version = b.CreateString(m.version);
+    const auto local_address = b.CreateString(m.local_address);
     return done(fb::Body::Welcome,
-                fb::CreateWelcome(b, m.protocol, m.incarnation, b.CreateString(m.node),
-                                  b.CreateString(m.version), b.CreateString(m.local_address)));
+                fb::CreateWelcome(b, m.protocol, m.incarnation, node, version, local_address));
 }
 Encoded put(Builder& b, const OpenNamespace& m) {
-    const auto& spec = m.spec;
-    return done(fb::Body::OpenNamespace,
-                fb::CreateOpenNamespace(b, b.CreateString(spec.tenant), b.CreateString(m.tenant_key),
-                                        b.CreateString(spec.model), b.CreateString(spec.revision),
-                                        b.CreateString(spec.dtype), b.CreateString(spec.layout),
-                                        b.CreateString(spec.parallel), b.CreateString(spec.engine),
-                                        spec.block_tokens, spec.group_blocks, digest(m.fingerprint)));
+    const auto tenant = b.CreateString(m.spec.tenant);
+    const auto tenant_key = b.CreateString(m.tenant_key);
+    const auto model = b.CreateString(m.spec.model);
+    const auto revision = b.CreateString(m.spec.revision);
+    const auto dtype = b.CreateString(m.spec.dtype);
+    const auto layout = b.CreateString(m.spec.layout);
+    const auto parallel = b.CreateString(m.spec.parallel);
+    const auto engine = b.CreateString(m.spec.engine);
+    return done(
+        fb::Body::OpenNamespace,
+        fb::CreateOpenNamespace(b, tenant, tenant_key, model, revision, dtype, layout, parallel, engine,
+                                m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint)));
 }
 Encoded put(Builder& b, const NamespaceOpened& m) {
     return done(fb::Body::NamespaceOpened,
@@ -57,8 +67,9 @@ Encoded put(Builder& b, const Attached& m) {
     for (const auto& segment : m.segments) grants.push_back(grant(b, segment));
     const auto index = grant(b, m.index);
     const auto control = grant(b, m.control);
-    return done(fb::Body::Attached, fb::CreateAttached(b, m.bucket_bits, m.segment_bytes, index, control,
-                                                       b.CreateVector(grants)));
+    const auto segments = b.CreateVector(grants);
+    return done(fb::Body::Attached,
+                fb::CreateAttached(b, m.bucket_bits, m.segment_bytes, index, control, segments));
 }
 Encoded put(Builder& b, const Match& m) {
     return done(fb::Body::Match, fb::CreateMatch(b, m.namespace_id, digests(b, m.chain), m.lease_ms));

@@ -3,8 +3,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <string>
 
 #include <cmpool/base/result.h>
 #include <cmpool/model/digest.h>
@@ -12,19 +10,8 @@
 
 namespace cmpool::pool {
 
-/// What somebody showed to prove that a tenant is theirs.
-struct Credential {
-    std::optional<std::uint32_t> uid;  ///< the kernel's word; none over a network
-    std::string tenant_key;            ///< empty: none
-};
-
-/// A namespace as the whole cluster knows it.
-struct NamespaceRecord {
-    std::uint32_t namespace_id = 0;
-    std::uint32_t domain_id = 0;  ///< one per tenant: what may share memory
-    model::Secret secret{};
-    model::NamespaceSpec spec;
-};
+using model::Credential;
+using model::NamespaceRecord;
 
 /// What a pool server asks the controller; never on the data path.
 ///

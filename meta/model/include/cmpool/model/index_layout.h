@@ -162,7 +162,8 @@ inline constexpr std::uint32_t kTouchRingSlots = 4096;  ///< a power of two; a f
 }
 
 /// A touch names a slot of the index and the insert it showed: the server finds the block without a search.
-[[nodiscard]] constexpr std::uint64_t touch_word(std::uint64_t slot_index, std::uint32_t generation) noexcept {
+[[nodiscard]] constexpr std::uint64_t touch_word(std::uint64_t slot_index,
+                                                 std::uint32_t generation) noexcept {
     return slot_index << kGenerationBits | generation;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <cmpool/base/result.h>
@@ -39,7 +40,26 @@ struct NamespaceSpec {
     friend bool operator==(const NamespaceSpec&, const NamespaceSpec&) = default;
 };
 
-/// One line per field that differs: `dtype: ours "bf16", theirs "f32"`.
+/// What somebody showed to prove that a tenant is theirs.
+struct Credential {
+    std::optional<std::uint32_t> uid;  ///< the kernel's word; none over a network
+    std::string tenant_key;            ///< empty: none
+};
+
+/// A namespace as the whole cluster knows it.
+struct NamespaceRecord {
+    std::uint32_t namespace_id = 0;  ///< small, from 1 on, below kNamespaceIdEnd
+    std::uint32_t domain_id = 0;     ///< one per tenant: what may share memory
+    Secret secret{};
+    NamespaceSpec spec;
+
+    friend bool operator==(const NamespaceRecord&, const NamespaceRecord&) = default;
+};
+
+/// A block's header has 24 bits for the namespace.
+inline constexpr std::uint32_t kNamespaceIdEnd = std::uint32_t{1} << 24;
+
+/// Every field that differs: `dtype: ours "bf16", theirs "f32"; engine: ...`. Empty: none does.
 [[nodiscard]] std::string difference(const NamespaceSpec& ours, const NamespaceSpec& theirs);
 
 }  // namespace cmpool::model

@@ -1,0 +1,186 @@
+#include "records.h"
+
+#include <utility>
+
+#include <cmpool/meta/controller.h>
+
+#include <sodium.h>
+
+namespace cmpool::meta {
+
+struct Controller::Tenant {
+    TenantRecord record;
+    bool is_new = false;
+};
+
+struct Controller::Counters : CounterRecord {};
+
+namespace {
+
+// Says how, never whose.
+tl::unexpected<Error> denied(const std::string& tenant) {
+    return fail(
+        Errc::Denied,
+        "tenant \"{}\" needs a proof that it is yours: give the tenant key it was first opened with in "
+        "the URI (?key=...), or, if it was opened without one, connect over shm on the pool's host as "
+        "the user who opened it",
+        tenant);
+}
+
+Result<TenantRecord> bind(const std::string& name, const model::Credential& credential) {
+    TenantRecord record;
+    if (name == model::kDefaultTenant) return record;
+    if (!credential.tenant_key.empty()) {
+        record.binding = Binding::Key;
+        record.key_digest =
+            model::plain_digest(model::DigestKind::Credential, as_bytes(credential.tenant_key));
+    } else if (credential.uid) {
+        record.binding = Binding::Uid;
+        record.uid = *credential.uid;
+    } else {
+        return denied(name);
+    }
+    return record;
+}
+
+bool proves(const TenantRecord& record, const model::Credential& credential) {
+    if (record.binding == Binding::Everybody) return true;
+    if (record.binding == Binding::Uid) return credential.uid == record.uid;
+    // Constant in time, though what is compared is a digest already.
+    const auto shown = model::plain_digest(model::DigestKind::Credential, as_bytes(credential.tenant_key));
+    return sodium_memcmp(shown.bytes.data(), record.key_digest.bytes.data(), shown.bytes.size()) == 0;
+}
+
+Result<void> same_fingerprint(const model::NamespaceSpec& spec, const model::Digest& shown) {
+    const auto expected = spec.fingerprint();
+    if (shown == expected) return {};
+    return fail(Errc::Mismatch,
+                "expected fingerprint {} for {}, saw {}: the client hashes a namespace in another way than "
+                "this server",
+                to_hex(expected.bytes), spec.describe(), to_hex(shown.bytes));
+}
+
+Result<void> same_spec(const model::NamespaceSpec& ours, const model::NamespaceSpec& theirs) {
+    if (ours.fingerprint() == theirs.fingerprint()) return {};
+    return fail(Errc::Mismatch,
+                "namespace {}/{}/{} was opened with fingerprint {}, saw {}: {}; give it another revision, or "
+                "make the two sides equal",
+                ours.tenant, ours.model, ours.revision, to_hex(ours.fingerprint().bytes),
+                to_hex(theirs.fingerprint().bytes), model::difference(ours, theirs));
+}
+
+}  // namespace
+
+Result<Controller> Controller::open(Store& store, Entropy& entropy, ControllerLimits limits) {
+    Controller controller(store, entropy, limits);
+    const auto found = store.get(kNodeKey);
+    if (!found) return fail(found.error());
+    if (*found) {
+        const auto node = decode_node(**found);
+        if (!node) return fail(node.error());
+        controller.node_id_ = *node;
+        return controller;
+    }
+    // Zero stands for no node.
+    while (controller.node_id_ == 0) controller.node_id_ = entropy.next_u64();
+    const Entry entries[]{{std::string(kNodeKey), encode_node(controller.node_id_)},
+                          {std::string(kCountersKey), encode_counters({})},
+                          {std::string(kViewKey), encode_view({})}};
+    if (auto written = store.apply(entries); !written) return fail(written.error());
+    return controller;
+}
+
+Result<Controller::Counters> Controller::counters() {
+    const auto found = store_->get(kCountersKey);
+    if (!found) return fail(found.error());
+    const auto decoded = decode_counters(found->value_or(""));
+    if (!decoded) return fail(decoded.error());
+    return Counters{*decoded};
+}
+
+Result<Controller::Tenant> Controller::tenant(const std::string& name, const model::Credential& credential) {
+    const auto found = store_->get(tenant_key(name));
+    if (!found) return fail(found.error());
+    if (!*found) {
+        const auto bound = bind(name, credential);
+        if (!bound) return fail(bound.error());
+        return Tenant{*bound, true};
+    }
+    const auto record = decode_tenant(**found);
+    if (!record) return fail(record.error());
+    if (!proves(*record, credential)) return denied(name);
+    return Tenant{*record, false};
+}
+
+Result<model::NamespaceRecord> Controller::open_namespace(const model::NamespaceSpec& spec,
+                                                          const model::Digest& fingerprint,
+                                                          const model::Credential& credential) {
+    if (auto checked = spec.check(); !checked) return fail(checked.error());
+    if (auto same = same_fingerprint(spec, fingerprint); !same) return fail(same.error());
+    // Who may not know of a tenant learns nothing about its namespaces either: this comes first.
+    const auto owner = tenant(spec.tenant, credential);
+    if (!owner) return fail(owner.error());
+
+    const auto found = store_->get(namespace_key(spec));
+    if (!found) return fail(found.error());
+    if (!*found) return create(spec, *owner);
+    auto record = decode_namespace(**found);
+    if (!record) return record;
+    if (auto same = same_spec(record->spec, spec); !same) return fail(same.error());
+    return record;
+}
+
+Result<model::NamespaceRecord> Controller::create(const model::NamespaceSpec& spec, const Tenant& tenant) {
+    auto made = counters();
+    if (!made) return fail(made.error());
+    if (made->namespaces >= limits_.namespaces_max) {
+        return fail(Errc::NoCapacity, "all {} namespaces are taken: open one that exists", made->namespaces);
+    }
+    if (tenant.is_new && made->tenants >= limits_.tenants_max) {
+        return fail(Errc::NoCapacity, "all {} tenants are taken: use one that exists", made->tenants);
+    }
+    TenantRecord owner = tenant.record;
+    if (tenant.is_new) owner.domain_id = ++made->tenants;
+
+    model::NamespaceRecord record{
+        .namespace_id = ++made->namespaces, .domain_id = owner.domain_id, .secret = {}, .spec = spec};
+    entropy_->fill(record.secret);
+    const Entry entries[]{{std::string(kCountersKey), encode_counters(*made)},
+                          {tenant_key(spec.tenant), encode_tenant(owner)},
+                          {namespace_key(spec), encode_namespace(record)}};
+    if (auto written = store_->apply(entries); !written) return fail(written.error());
+    return record;
+}
+
+Result<std::vector<model::NamespaceRecord>> Controller::namespaces(const model::NamespaceSpec* after,
+                                                                   std::size_t limit) {
+    const auto entries =
+        store_->scan(kNamespacePrefix, after != nullptr ? namespace_key(*after) : std::string(), limit);
+    if (!entries) return fail(entries.error());
+    std::vector<model::NamespaceRecord> records;
+    for (const auto& [key, value] : *entries) {
+        auto record = decode_namespace(value);
+        if (!record) return fail(record.error());
+        records.push_back(std::move(*record));
+    }
+    return records;
+}
+
+Result<model::View> Controller::view() {
+    const auto found = store_->get(kViewKey);
+    if (!found) return fail(found.error());
+    return decode_view(found->value_or(""));
+}
+
+Result<model::View> Controller::join(model::Member self) {
+    auto current = view();
+    if (!current) return current;
+    self.node_id = node_id_;
+    if (current->members == std::vector{self}) return current;
+    model::View next{current->epoch + 1, {std::move(self)}};
+    const Entry entries[]{{std::string(kViewKey), encode_view(next)}};
+    if (auto written = store_->apply(entries); !written) return fail(written.error());
+    return next;
+}
+
+}  // namespace cmpool::meta

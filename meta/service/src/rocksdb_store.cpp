@@ -1,0 +1,130 @@
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include <cmpool/base/units.h>
+#include <cmpool/meta/store.h>
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace cmpool::meta {
+namespace {
+
+rocksdb::Slice slice(std::string_view text) { return {text.data(), text.size()}; }
+
+// Each entry is a few hundred bytes and read once per opening of a namespace: little memory is plenty.
+rocksdb::Options small_options() {
+    rocksdb::BlockBasedTableOptions table;
+    table.block_cache = rocksdb::NewLRUCache(2 * MiB);
+    table.cache_index_and_filter_blocks = true;
+    rocksdb::Options options;
+    options.create_if_missing = true;
+    options.write_buffer_size = 1 * MiB;
+    options.max_write_buffer_number = 2;
+    options.max_total_wal_size = 4 * MiB;
+    options.max_open_files = 64;
+    options.max_background_jobs = 2;
+    options.paranoid_checks = true;
+    options.info_log_level = rocksdb::WARN_LEVEL;
+    options.max_log_file_size = 1 * MiB;
+    options.keep_log_file_num = 2;
+    options.stats_dump_period_sec = 0;
+    options.stats_persist_period_sec = 0;
+    options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+    return options;
+}
+
+tl::unexpected<Error> explain(const rocksdb::Status& status, std::string_view doing,
+                              const std::string& folder) {
+    if (status.IsCorruption()) {
+        return fail(Errc::Corrupt,
+                    "expected an intact database in {}, saw damage while {}: {}; move the folder away and "
+                    "start again: the cache is empty then, nothing else is lost",
+                    folder, doing, status.ToString());
+    }
+    return fail(Errc::NoCapacity, "{} in {} failed: {}", doing, folder, status.ToString());
+}
+
+class RocksDbStore final : public Store {
+public:
+    RocksDbStore(std::unique_ptr<rocksdb::DB> db, std::string folder)
+        : folder_(std::move(folder)), db_(std::move(db)) {}
+
+    Result<std::optional<std::string>> get(std::string_view key) override {
+        std::string value;
+        const auto status = db_->Get(rocksdb::ReadOptions{}, slice(key), &value);
+        if (status.IsNotFound()) return std::nullopt;
+        if (!status.ok()) return explain(status, "reading", folder_);
+        return value;
+    }
+
+    Result<void> apply(std::span<const Entry> batch) override {
+        rocksdb::WriteBatch writes;
+        for (const auto& [key, value] : batch) writes.Put(key, value);
+        rocksdb::WriteOptions durable;
+        durable.sync = true;
+        const auto status = db_->Write(durable, &writes);
+        if (!status.ok()) return explain(status, "writing", folder_);
+        return {};
+    }
+
+    Result<std::vector<Entry>> scan(std::string_view prefix, std::string_view after,
+                                    std::size_t limit) override {
+        std::vector<Entry> found;
+        const std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(rocksdb::ReadOptions{}));
+        at->Seek(slice(std::max(prefix, after)));
+        if (at->Valid() && !after.empty() && at->key() == slice(after)) at->Next();
+        for (; at->Valid() && at->key().starts_with(slice(prefix)); at->Next()) {
+            if (found.size() == std::min(limit, kScanMax)) break;
+            found.push_back({at->key().ToString(), at->value().ToString()});
+        }
+        if (!at->status().ok()) return explain(at->status(), "scanning", folder_);
+        return found;
+    }
+
+private:
+    std::string folder_;
+    std::unique_ptr<rocksdb::DB> db_;
+};
+
+// It holds the namespaces' secrets: for nobody else's eyes. A folder that was there is not changed.
+Result<void> make_folder(const std::string& folder) {
+    std::error_code error;
+    const auto parent = std::filesystem::path(folder).parent_path();
+    if (!parent.empty()) std::filesystem::create_directories(parent, error);
+    if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+        return fail(Errc::Denied, "expected to make the data folder {}, saw \"{}\"", folder,
+                    std::strerror(errno));
+    }
+    struct stat seen {};
+    if (::stat(folder.c_str(), &seen) != 0 || !S_ISDIR(seen.st_mode) || seen.st_uid != ::geteuid() ||
+        (seen.st_mode & 0777) != 0700) {
+        return fail(Errc::Denied,
+                    "expected a data folder of uid {} with mode 700, saw {} of uid {} with mode {:o}",
+                    ::geteuid(), folder, seen.st_uid, seen.st_mode & 0777);
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Store>> open_rocksdb(const std::string& folder) {
+    if (auto made = make_folder(folder); !made) return fail(made.error());
+    rocksdb::DB* opened = nullptr;
+    const auto status = rocksdb::DB::Open(small_options(), folder, &opened);
+    std::unique_ptr<rocksdb::DB> db(opened);
+    if (status.ok()) return std::make_unique<RocksDbStore>(std::move(db), folder);
+    if (status.IsIOError() && status.ToString().find("lock") != std::string::npos) {
+        return fail(Errc::Again,
+                    "expected the data folder {} to be free, saw that another process has it open", folder);
+    }
+    return explain(status, "opening the database", folder);
+}
+
+}  // namespace cmpool::meta
