@@ -23,52 +23,77 @@ Attention::Attention(const ModelConfig& config)
 
 void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,
                     Rows<float> out) {
+    pack(kv, start + count);
     const std::size_t group = heads_ / kv_heads_;
     for (std::size_t head = 0; head < heads_; ++head) {
-        if (head % group == 0) pack(kv, head / group, start + count);
         for (std::size_t row = 0, rows = 0; row < count; row += rows) {
             const std::size_t position = start + row;
             rows = std::min(count - row, kLanes - position % kLanes);
-            tile(position, rows, {queries.data + row * queries.stride + head * head_dim_, queries.stride},
+            tile(head / group, position, rows,
+                 {queries.data + row * queries.stride + head * head_dim_, queries.stride},
                  {out.data + row * out.stride + head * head_dim_, out.stride});
         }
     }
 }
 
-// Lanes of positions that do not exist yet are zero: a weight of zero times garbage could be NaN.
-void Attention::pack(const KvView& kv, std::size_t head, std::size_t positions) {
+// All heads in one pass, since they lie side by side in memory. Lanes of positions that do not exist
+// yet are zero: a weight of zero times garbage could be NaN.
+void Attention::pack(const KvView& kv, std::size_t positions) {
     positions_ = lanes_up(positions);
-    keys_.resize(positions_ / kLanes * head_dim_);
-    values_.resize(lanes_up(head_dim_) / kLanes * positions_);
+    const std::size_t value_panels = lanes_up(head_dim_) / kLanes;
+    keys_.resize(kv_heads_ * positions_ / kLanes * head_dim_);
+    values_.resize(kv_heads_ * value_panels * positions_);
     scores_.resize(kLanes * positions_);
-    for (std::size_t position = 0; position < positions_; ++position) {
-        const bool exists = position < positions;
-        const float* key = exists ? kv.at(position, 0) + head * head_dim_ : nullptr;
-        const float* value = exists ? kv.at(position, 1) + head * head_dim_ : nullptr;
-        Line* key_tile = keys_.data() + position / kLanes * head_dim_;
-        for (std::size_t at = 0; at < head_dim_; ++at)
-            key_tile[at].lane[position % kLanes] = exists ? key[at] : 0.0f;
-        for (std::size_t at = 0; at < head_dim_; at += kLanes) {
-            Line& line = values_[at / kLanes * positions_ + position];
-            line = Line{};
-            const std::size_t lanes = std::min(kLanes, head_dim_ - at);
-            if (exists) std::memcpy(line.lane, value + at, lanes * sizeof(float));
+    for (std::size_t position = 0; position < positions; ++position) {
+        const float* key = kv.at(position, 0);
+        const float* value = kv.at(position, 1);
+        for (std::size_t head = 0; head < kv_heads_; ++head) {
+            Line* lines = keys_of(head) + position / kLanes * head_dim_;
+            for (std::size_t at = 0; at < head_dim_; ++at) lines[at].lane[position % kLanes] = *key++;
+            for (std::size_t at = 0; at < head_dim_; at += kLanes) {
+                const std::size_t lanes = std::min(kLanes, head_dim_ - at);
+                std::memcpy(values_of(head)[at / kLanes * positions_ + position].lane, value + at,
+                            lanes * sizeof(float));
+            }
+            value += head_dim_;
+        }
+    }
+    clear(positions);
+}
+
+void Attention::clear(std::size_t positions) {
+    const std::size_t value_panels = lanes_up(head_dim_) / kLanes;
+    for (std::size_t head = 0; head < kv_heads_; ++head) {
+        for (std::size_t position = positions; position < positions_; ++position) {
+            Line* lines = keys_of(head) + position / kLanes * head_dim_;
+            for (std::size_t at = 0; at < head_dim_; ++at) lines[at].lane[position % kLanes] = 0;
+            for (std::size_t panel = 0; panel < value_panels; ++panel)
+                values_of(head)[panel * positions_ + position] = Line{};
         }
     }
 }
 
-void Attention::tile(std::size_t start, std::size_t count, Rows<const float> queries, Rows<float> out) {
+Line* Attention::keys_of(std::size_t head) noexcept {
+    return keys_.data() + head * positions_ / kLanes * head_dim_;
+}
+
+Line* Attention::values_of(std::size_t head) noexcept {
+    return values_.data() + head * (lanes_up(head_dim_) / kLanes) * positions_;
+}
+
+void Attention::tile(std::size_t head, std::size_t start, std::size_t count, Rows<const float> queries,
+                     Rows<float> out) {
     const std::size_t positions = lanes_up(start + count);
     const std::size_t width = lanes_up(head_dim_);
     const Rows<float> scores{scores_.data(), positions};
-    kernels_.multiply({keys_.data(), head_dim_, positions / kLanes, head_dim_}, queries, count, scores);
+    kernels_.multiply({keys_of(head), head_dim_, positions / kLanes, head_dim_}, queries, count, scores);
 
     float total[kLanes];
     for (std::size_t row = 0; row < count; ++row) {
         float* weights = scores.data + row * positions;
         total[row] = kernels_.exponentials(weights, start + row + 1, scale_);
     }
-    kernels_.multiply({values_.data(), positions_, width / kLanes, positions}, {scores.data, positions},
+    kernels_.multiply({values_of(head), positions_, width / kLanes, positions}, {scores.data, positions},
                       count, {sums_.data(), width});
     for (std::size_t row = 0; row < count; ++row) {
         // Adding zero makes -0 and 0 one: which it is could depend on masked positions.

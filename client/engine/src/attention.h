@@ -38,14 +38,18 @@ public:
              Rows<float> out);
 
 private:
-    void pack(const KvView& kv, std::size_t head, std::size_t positions);
-    void tile(std::size_t start, std::size_t count, Rows<const float> queries, Rows<float> out);
+    void pack(const KvView& kv, std::size_t positions);
+    void clear(std::size_t positions);
+    void tile(std::size_t head, std::size_t start, std::size_t count, Rows<const float> queries,
+              Rows<float> out);
+    [[nodiscard]] Line* keys_of(std::size_t head) noexcept;
+    [[nodiscard]] Line* values_of(std::size_t head) noexcept;
 
     const Kernels& kernels_;
     std::size_t heads_, kv_heads_, head_dim_;
     float scale_;
-    std::vector<Line> keys_;     // [tiles of positions][head_dim], a lane per position
-    std::vector<Line> values_;   // [panels of head_dim][positions]
+    std::vector<Line> keys_;     // [kv_heads][tiles of positions][head_dim], a lane per position
+    std::vector<Line> values_;   // [kv_heads][panels of head_dim][positions]
     std::size_t positions_ = 0;  // packed, in whole tiles
     std::vector<float> scores_;  // [kLanes rows][positions]
     std::vector<float> sums_;    // [kLanes rows][head_dim in whole panels]

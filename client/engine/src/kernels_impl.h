@@ -15,10 +15,12 @@ namespace {
 using Vec = __m512;
 using Bits = unsigned __attribute__((vector_size(64)));
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec splat(float value) { return _mm512_set1_ps(value); }
 #elif defined(__AVX2__)
 using Vec = __m256;
 using Bits = unsigned __attribute__((vector_size(32)));
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec splat(float value) { return _mm256_set1_ps(value); }
 #else
 using Vec = float __attribute__((vector_size(16)));
 using Bits = unsigned __attribute__((vector_size(16)));
@@ -26,6 +28,7 @@ inline Vec fma(Vec a, Vec b, Vec c) {
     return Vec{__builtin_fmaf(a[0], b[0], c[0]), __builtin_fmaf(a[1], b[1], c[1]),
                __builtin_fmaf(a[2], b[2], c[2]), __builtin_fmaf(a[3], b[3], c[3])};
 }
+inline Vec splat(float value) { return Vec{value, value, value, value}; }
 #endif
 
 constexpr int kWidth = sizeof(Vec) / sizeof(float);
@@ -40,11 +43,6 @@ inline Vec load(const float* from) {
     return value;
 }
 inline void store(float* to, Vec value) { __builtin_memcpy(to, &value, sizeof(value)); }
-inline Vec splat(float value) {
-    Vec all;
-    for (int lane = 0; lane < kWidth; ++lane) all[lane] = value;
-    return all;
-}
 
 template <int kRows, int kPanels>
 void tile(const Line* w, std::size_t panel_stride, std::size_t inputs, Rows<const float> x, Rows<float> y) {
@@ -122,19 +120,39 @@ inline Vec exponential(Vec x) {
     return sum;
 }
 
-float exponentials(float* values, std::size_t count, float scale) {
-    const std::size_t padded = lanes_up(count);
+float largest_of(const float* values, std::size_t count) {
+    Vec several = splat(values[0]);
+    std::size_t index = 0;
+    for (; index + kWidth <= count; index += kWidth) {
+        const Vec value = load(values + index);
+        several = value > several ? value : several;
+    }
     float largest = values[0];
-    for (std::size_t index = 1; index < count; ++index)
-        largest = values[index] > largest ? values[index] : largest;
-    for (std::size_t index = 0; index < padded; index += kWidth)
-        store(values + index, exponential((load(values + index) - splat(largest)) * splat(scale)));
-    for (std::size_t index = count; index < padded; ++index) values[index] = 0;
-    float lanes[kLanes] = {};
-    for (std::size_t index = 0; index < padded; ++index) lanes[index % kLanes] += values[index];
+    for (int lane = 0; lane < kWidth; ++lane) largest = several[lane] > largest ? several[lane] : largest;
+    for (; index < count; ++index) largest = values[index] > largest ? values[index] : largest;
+    return largest;
+}
+
+// Lane by lane first, then across the lanes: the order is that of 16 lanes for every vector width.
+float sum_of(const float* values, std::size_t padded) {
+    Vec several[kParts] = {};
+    for (std::size_t index = 0; index < padded; index += kLanes) {
+        for (int part = 0; part < kParts; ++part) several[part] += load(values + index + part * kWidth);
+    }
+    float lanes[kLanes];
+    for (int part = 0; part < kParts; ++part) store(lanes + part * kWidth, several[part]);
     float sum = 0;
     for (const float lane : lanes) sum += lane;
     return sum;
+}
+
+float exponentials(float* values, std::size_t count, float scale) {
+    const std::size_t padded = lanes_up(count);
+    const Vec largest = splat(largest_of(values, count));
+    for (std::size_t index = 0; index < padded; index += kWidth)
+        store(values + index, exponential((load(values + index) - largest) * splat(scale)));
+    for (std::size_t index = count; index < padded; ++index) values[index] = 0;
+    return sum_of(values, padded);
 }
 
 void silu_multiply(float* gate, const float* up, std::size_t count) {
