@@ -15,11 +15,14 @@ namespace {
 
 constexpr std::uint32_t kContext = 8192;
 
-// Attention takes 4 dim^2 and the feed-forward 8 dim^2 values a layer; tables are small beside them.
+// Attention takes 4 dim^2 and the feed-forward 8 dim^2 values a layer, the two tables 2 vocab dim.
 ModelConfig config_for(std::uint64_t parameters) {
     const std::uint32_t layers = parameters < 1'000'000 ? 2 : parameters < 100'000'000 ? 6 : 16;
     const std::uint32_t head_dim = parameters < 1'000'000 ? 16 : parameters < 10'000'000 ? 32 : 64;
-    const double width = std::sqrt(static_cast<double>(parameters) / (12.0 * layers));
+    const double square = 12.0 * layers;
+    const double width =
+        (std::sqrt(kByteVocab * double{kByteVocab} + square * static_cast<double>(parameters)) - kByteVocab) /
+        square;
     const auto heads = std::max(1U, static_cast<std::uint32_t>(std::lround(width / head_dim)));
     const std::uint32_t dim = heads * head_dim;
     return {.dim = dim,
