@@ -19,6 +19,7 @@ Attention::Attention(const ModelConfig& config)
       kv_heads_(config.kv_heads),
       head_dim_(config.head_dim()),
       scale_(1.0f / std::sqrt(static_cast<float>(config.head_dim()))),
+      zeros_(config.kv_dim()),
       sums_(kLanes * lanes_up(head_dim_)) {}
 
 void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,
@@ -36,40 +37,37 @@ void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows
     }
 }
 
-// All heads in one pass, since they lie side by side in memory. Lanes of positions that do not exist
-// yet are zero: a weight of zero times garbage could be NaN.
+// Tile by tile, all heads at once, since they lie side by side in memory. A position that does not
+// exist yet is a row of zeros: a weight of zero times garbage could be NaN.
 void Attention::pack(const KvView& kv, std::size_t positions) {
     positions_ = lanes_up(positions);
-    const std::size_t value_panels = lanes_up(head_dim_) / kLanes;
     keys_.resize(kv_heads_ * positions_ / kLanes * head_dim_);
-    values_.resize(kv_heads_ * value_panels * positions_);
+    values_.resize(kv_heads_ * (lanes_up(head_dim_) / kLanes) * positions_);
     scores_.resize(kLanes * positions_);
-    for (std::size_t position = 0; position < positions; ++position) {
-        const float* key = kv.at(position, 0);
-        const float* value = kv.at(position, 1);
-        for (std::size_t head = 0; head < kv_heads_; ++head) {
-            Line* lines = keys_of(head) + position / kLanes * head_dim_;
-            for (std::size_t at = 0; at < head_dim_; ++at) lines[at].lane[position % kLanes] = *key++;
-            for (std::size_t at = 0; at < head_dim_; at += kLanes) {
-                const std::size_t lanes = std::min(kLanes, head_dim_ - at);
-                std::memcpy(values_of(head)[at / kLanes * positions_ + position].lane, value + at,
-                            lanes * sizeof(float));
-            }
-            value += head_dim_;
+    for (std::size_t first = 0; first < positions; first += kLanes) {
+        const float* keys[kLanes];
+        const float* values[kLanes];
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const bool exists = first + lane < positions;
+            keys[lane] = exists ? kv.at(first + lane, 0) : zeros_.data();
+            values[lane] = exists ? kv.at(first + lane, 1) : zeros_.data();
         }
+        for (std::size_t head = 0; head < kv_heads_; ++head) pack_tile(head, first, keys, values);
     }
-    clear(positions);
 }
 
-void Attention::clear(std::size_t positions) {
-    const std::size_t value_panels = lanes_up(head_dim_) / kLanes;
-    for (std::size_t head = 0; head < kv_heads_; ++head) {
-        for (std::size_t position = positions; position < positions_; ++position) {
-            Line* lines = keys_of(head) + position / kLanes * head_dim_;
-            for (std::size_t at = 0; at < head_dim_; ++at) lines[at].lane[position % kLanes] = 0;
-            for (std::size_t panel = 0; panel < value_panels; ++panel)
-                values_of(head)[panel * positions_ + position] = Line{};
-        }
+void Attention::pack_tile(std::size_t head, std::size_t first, const float* const* keys,
+                          const float* const* values) {
+    const std::size_t skip = head * head_dim_;
+    Line* key = keys_of(head) + first / kLanes * head_dim_;
+    for (std::size_t at = 0; at < head_dim_; ++at) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) key[at].lane[lane] = keys[lane][skip + at];
+    }
+    Line* value = values_of(head) + first;
+    for (std::size_t at = 0; at < head_dim_; at += kLanes, value += positions_) {
+        const std::size_t bytes = std::min(kLanes, head_dim_ - at) * sizeof(float);
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+            std::memcpy(value[lane].lane, values[lane] + skip + at, bytes);
     }
 }
 

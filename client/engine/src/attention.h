@@ -39,7 +39,7 @@ public:
 
 private:
     void pack(const KvView& kv, std::size_t positions);
-    void clear(std::size_t positions);
+    void pack_tile(std::size_t head, std::size_t first, const float* const* keys, const float* const* values);
     void tile(std::size_t head, std::size_t start, std::size_t count, Rows<const float> queries,
               Rows<float> out);
     [[nodiscard]] Line* keys_of(std::size_t head) noexcept;
@@ -48,6 +48,7 @@ private:
     const Kernels& kernels_;
     std::size_t heads_, kv_heads_, head_dim_;
     float scale_;
+    std::vector<float> zeros_;   // keys or values of a position that does not exist
     std::vector<Line> keys_;     // [kv_heads][tiles of positions][head_dim], a lane per position
     std::vector<Line> values_;   // [kv_heads][panels of head_dim][positions]
     std::size_t positions_ = 0;  // packed, in whole tiles
