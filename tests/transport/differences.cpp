@@ -1,9 +1,9 @@
 // The ten places where fabrics differ. Each test holds a caller to what all of them promise, and
 // checks that no back end hides what one of them does not.
+#include "net.h"
+
 #include <atomic>
 #include <thread>
-
-#include "net.h"
 
 using namespace cmpool;
 using namespace cmpool::testing;
@@ -119,11 +119,9 @@ TEST_CASE("5: a write that asked for delivery is visible when it completes; anot
         Shared shared(net, Access::ReadWrite, 64 * KiB);
         const auto bytes = pattern(64 * KiB);
         const Bytes gather[] = {bytes};
-        REQUIRE(run(net, *shared.pair.client, *shared.pair.server,
-                    {.kind = OpKind::Write,
-                     .delivered = true,
-                     .remote = shared.remote.get(),
-                     .gather = gather}));
+        REQUIRE(
+            run(net, *shared.pair.client, *shared.pair.server,
+                {.kind = OpKind::Write, .delivered = true, .remote = shared.remote.get(), .gather = gather}));
         CHECK(std::equal(bytes.begin(), bytes.end(), shared.segment->bytes().begin()));
         // Complete means that the buffer is ours again, even where the bytes are still under way.
         auto reused = pattern(64 * KiB, 8);

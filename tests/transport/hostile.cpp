@@ -1,10 +1,10 @@
 // What a lane does with a peer that does not speak its protocol, or speaks it with intent.
-#include <cmpool/base/unique_fd.h>
-
 #include "net.h"
 
 #include <array>
 #include <cstring>
+
+#include <cmpool/base/unique_fd.h>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -88,6 +88,7 @@ void Outbox::stage(Answer& answer, OutFrame& frame) {
     if (answer.segment->revoked) {
         answer.header.status = static_cast<std::uint16_t>(Errc::Denied);
         answer.header.last = true;
+        answer.header.payload_bytes = 0;  // a piece before this one may have set it
         return;
     }
     copy_from_shared(stage_.data(), from, count);
