@@ -138,7 +138,9 @@ std::size_t Outbox::gather(iovec* slices, std::size_t count_max) const noexcept 
             slices[count++] = {const_cast<std::byte*>(piece.data()), piece.size()};
         };
         add(frame->front);
-        for (const Bytes piece : frame->gather) add(piece);
+        for (auto piece = frame->gather.begin(); piece != frame->gather.end() && count < count_max; ++piece) {
+            add(*piece);
+        }
         if (count == count_max) break;
     }
     return count;
