@@ -19,8 +19,8 @@ class Lane;
 class Receiver {
 public:
     virtual ~Receiver() = default;
-    /// A head is here, its payload is not. Appends to `into` where the payload goes, in order; what
-    /// does not fit is dropped. The memory is the lane's until message(), discard_landing(), or
+    /// A head is here, its payload is not. Appends to `into` where the payload goes, in order; a span
+    /// without an address drops as many bytes, and what does not fit is dropped. The memory is the lane's until message(), discard_landing(), or
     /// until the lane has failed.
     virtual void place(Lane& lane, Bytes head, std::uint64_t payload_bytes,
                        std::vector<MutableBytes>& into) = 0;
@@ -59,11 +59,13 @@ public:
     [[nodiscard]] virtual Result<std::size_t> receive(Receiver& receiver) = 0;
 
     /// The rest of the payload that is landing right now goes nowhere: when this returns, the memory
-    /// that place() named is the caller's again. No effect where nothing is landing.
+    /// that place() named is the caller's again; message() still follows. No effect where nothing is
+    /// landing.
     virtual void discard_landing() noexcept = 0;
 
-    /// Readable when receive() or poll() has something to do; watch for writability too while
-    /// wants_write(). -1 on `sim`, whose world wakes its hosts by itself.
+    /// Readable when something came from outside: call receive(), then poll(). What post(), import()
+    /// and receive() complete themselves is in poll() when they return and wakes nobody. Watch for
+    /// writability too while wants_write(). -1 on `sim`, whose world wakes its hosts by itself.
     [[nodiscard]] virtual int event_fd() const noexcept = 0;
     [[nodiscard]] virtual bool wants_write() const noexcept = 0;
 

@@ -23,7 +23,7 @@ struct SegmentSpec {
 /// Contiguous registered memory of ours that peers address by (segment, offset).
 ///
 ///   Lifetime  destroying it revokes it, gives the memory back and is only legal when no lane of
-///             ours still sends from it; on shm, peers that mapped it read zeros from then on
+///             ours still sends from it; on shm, peers that mapped it keep what they see
 ///   Threads   any, except against its destruction
 class Segment {
 public:
@@ -32,6 +32,8 @@ public:
     [[nodiscard]] virtual const Descriptor& descriptor() const noexcept = 0;
     [[nodiscard]] virtual Token token() const noexcept = 0;
     [[nodiscard]] virtual Revocation revoke() = 0;
+    /// Empties it for good and gives its memory back now: peers that mapped it read zeros.
+    virtual void punch() noexcept = 0;
 };
 
 /// A segment of a peer, imported over one lane. Importing says nothing about the peer's health.

@@ -1,0 +1,443 @@
+#include "domain_store.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include <cmpool/base/assert.h>
+#include <cmpool/base/units.h>
+
+namespace cmpool::pool {
+
+using model::kUnitBytes;
+using wire::Outcome;
+
+namespace {
+
+/// Room made ahead of need, so that one put in many pays for eviction.
+constexpr std::uint64_t kAheadUnitsMax = 4 * MiB / kUnitBytes;
+constexpr std::size_t kVictimsMax = 256;
+constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
+
+std::uint32_t seconds(Instant at) noexcept { return static_cast<std::uint32_t>(at.ns / 1'000'000'000); }
+
+}  // namespace
+
+DomainStore::DomainStore(std::unique_ptr<transport::Segment> index, unsigned bucket_bits,
+                         std::uint64_t segment_bytes, std::uint64_t incarnation, const Clock& clock)
+    : index_segment_(std::move(index)),
+      bucket_bits_(bucket_bits),
+      segment_bytes_(segment_bytes),
+      clock_(clock),
+      index_(index_segment_->bytes(), bucket_bits, incarnation) {}
+
+// ---- small things ----
+
+model::BlockHeader& DomainStore::header(const Extent& extent) const noexcept {
+    const std::uint64_t offset = extent.offset_units * kUnitBytes;
+    auto& segment = *segments_[offset / segment_bytes_];
+    return *reinterpret_cast<model::BlockHeader*>(segment.bytes().data() + offset % segment_bytes_);
+}
+
+MutableBytes DomainStore::payload(const Extent& extent) const noexcept {
+    model::BlockHeader& head = header(extent);
+    return {reinterpret_cast<std::byte*>(&head) + model::kHeaderBytes, head.length};
+}
+
+model::Location DomainStore::location(const Extent& extent) noexcept {
+    return {extent.offset_units, extent.units, extent.generation};
+}
+
+bool DomainStore::busy(const Extent& extent) const {
+    return extent.holds > 0 || pins_.pinned(location(extent));
+}
+
+ExtentId DomainStore::find(const model::Digest& digest) const noexcept {
+    const ExtentId id = index_.find(digest.prefix());
+    if (id == kNoExtent) return kNoExtent;
+    // A header that a flipped bit has changed must not lead us out of its extent.
+    const model::BlockHeader& head = header(map_[id]);
+    return head.digest == digest && model::units_for(head.length) <= map_[id].units ? id : kNoExtent;
+}
+
+BlockView DomainStore::view(ExtentId id) const noexcept {
+    return {payload(map_[id]), header(map_[id]).payload_checksum};
+}
+
+// ---- groups: a list from warmest to coldest block, in which a parent is warmer than its children ----
+
+GroupId DomainStore::new_group(GroupId parent) {
+    if (free_groups_.empty()) {
+        groups_.emplace_back();
+        free_groups_.push_back(static_cast<GroupId>(groups_.size() - 1));
+    }
+    const GroupId group = free_groups_.back();
+    free_groups_.pop_back();
+    groups_[group] = {};
+    policy_.insert(group, parent);
+    return group;
+}
+
+// A new block is as warm as what it hangs on, and colder than it; a root is the warmest of all.
+void DomainStore::join_group(ExtentId id, ExtentId parent, bool begins_group) {
+    Extent& extent = map_[id];
+    const GroupId parents = parent == kNoExtent ? kNoGroup : map_[parent].group;
+    const bool alone = begins_group || parent == kNoExtent;
+    extent.group = alone ? new_group(parents) : parents;
+    Group& group = groups_[extent.group];
+    extent.prev = alone ? kNoExtent : parent;
+    extent.next = alone ? kNoExtent : map_[parent].next;
+    (extent.prev == kNoExtent ? group.warmest : map_[extent.prev].next) = id;
+    (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = id;
+}
+
+void DomainStore::leave_group(ExtentId id) {
+    Extent& extent = map_[id];
+    Group& group = groups_[extent.group];
+    (extent.prev == kNoExtent ? group.warmest : map_[extent.prev].next) = extent.next;
+    (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = extent.prev;
+    if (group.warmest == kNoExtent) {
+        policy_.erase(extent.group);
+        free_groups_.push_back(extent.group);
+    }
+    extent.group = kNoGroup;
+    extent.prev = extent.next = kNoExtent;
+}
+
+void DomainStore::touch(ExtentId id) {
+    Extent& extent = map_[id];
+    policy_.touch(extent.group);
+    Group& group = groups_[extent.group];
+    if (group.warmest == id) return;
+    map_[extent.prev].next = extent.next;
+    (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = extent.prev;
+    extent.prev = kNoExtent;
+    extent.next = group.warmest;
+    map_[group.warmest].prev = id;
+    group.warmest = id;
+}
+
+void DomainStore::apply_touches() {
+    touches_.clear();
+    pins_.drain(touches_);
+    for (const std::uint64_t word : touches_) {
+        const ExtentId id = index_.at(word >> model::kGenerationBits);
+        if (id != kNoExtent && map_[id].generation == (word & kGenerationMask)) touch(id);
+    }
+}
+
+// ---- writing ----
+
+DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
+    if (find(spec.digest) != kNoExtent || writing_.contains(spec.digest))
+        return {.refused = Outcome::Present};
+    if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
+        return {.refused = Outcome::Orphan};
+    }
+    const ExtentId id = map_.allocate(model::units_for(spec.length));
+    if (id == kNoExtent) return {.refused = Outcome::Refused};
+
+    Extent& extent = map_[id];
+    extent.namespace_id = spec.namespace_id;
+    extent.position = spec.position;
+    header(extent) = {.digest = spec.digest, .length = spec.length};
+    writing_.emplace(spec.digest, id);
+    specs_.emplace(id, spec);
+    return {.extent = id, .payload = payload(extent)};
+}
+
+void DomainStore::abort(ExtentId id) {
+    writing_.erase(header(map_[id]).digest);
+    specs_.erase(id);
+    map_.free(id);
+}
+
+Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
+    const BlockSpec spec = specs_.at(id);
+    model::BlockHeader& head = header(map_[id]);
+    const bool intact = model::checksum(payload(map_[id])) == checksum;
+    const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
+    if (!intact) ++counts_.corrupt_blocks;
+    if (!intact || orphan) {
+        abort(id);
+        return intact ? Outcome::Orphan : Outcome::Refused;
+    }
+    head.magic = model::kHeaderMagic;
+    head.generation = ++inserts_;
+    head.namespace_and_state = spec.namespace_id << 8 | 1;
+    head.payload_checksum = checksum;
+    head.check = model::header_check(head);
+    map_[id].generation = static_cast<std::uint32_t>(inserts_) & kGenerationMask;
+    map_[id].born_s = seconds(clock_.now());
+    if (!publish(id, spec)) {
+        abort(id);
+        return Outcome::Refused;
+    }
+    writing_.erase(spec.digest);
+    specs_.erase(id);
+    // Looked up only now: the parent may have gone when a slot was made free.
+    join_group(id, spec.parent.is_zero() ? kNoExtent : find(spec.parent), spec.begins_group);
+    return Outcome::Ok;
+}
+
+bool DomainStore::publish(ExtentId id, const BlockSpec& spec) {
+    const auto insert = [&] { return index_.insert(spec.digest.prefix(), location(map_[id]), id); };
+    // Payload and header first: the slot is stored with release.
+    if (!insert()) {
+        free_a_slot(spec);
+        if (!insert()) return false;
+    }
+    map_[id].state = ExtentState::Live;
+    ++counts_.live_blocks;
+    counts_.live_bytes += map_[id].units * kUnitBytes;
+    return true;
+}
+
+// Both buckets are full: the oldest block of the same namespace makes way.
+void DomainStore::free_a_slot(const BlockSpec& spec) {
+    apply_touches();
+    pins_.refresh();
+    ExtentId oldest = kNoExtent;
+    for (const ExtentId id : index_.neighbours(spec.digest.prefix())) {
+        const Extent& extent = map_[id];
+        if (extent.namespace_id != spec.namespace_id || busy(extent)) continue;
+        if (oldest == kNoExtent || header(extent).generation < header(map_[oldest]).generation) oldest = id;
+    }
+    if (oldest != kNoExtent) evict({oldest});
+}
+
+// ---- making room ----
+
+// Out of the index: from here on nobody new finds it.
+void DomainStore::take_out(ExtentId id) {
+    Extent& extent = map_[id];
+    index_.erase(header(extent).digest.prefix(), id);
+    leave_group(id);
+    extent.state = ExtentState::Doomed;
+    --counts_.live_blocks;
+    counts_.live_bytes -= extent.units * kUnitBytes;
+    counts_.doomed_bytes += extent.units * kUnitBytes;
+}
+
+// Gives back what nobody reads; the rest stays doomed. A reader publishes its pin and then looks at
+// the slot again, we have cleared the slot and now look at the pins: with a full fence on both
+// sides, one of us sees the other.
+void DomainStore::reclaim(const std::vector<ExtentId>& extents) {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    pins_.refresh();
+    for (const ExtentId id : extents) {
+        if (busy(map_[id])) {
+            doomed_.push_back(id);
+            continue;
+        }
+        counts_.doomed_bytes -= map_[id].units * kUnitBytes;
+        map_.free(id);
+    }
+}
+
+void DomainStore::evict(const std::vector<ExtentId>& victims) {
+    for (const ExtentId id : victims) {
+        ++counts_.evicted_blocks;
+        counts_.evicted_bytes += map_[id].units * kUnitBytes;
+        take_out(id);
+    }
+    reclaim(victims);
+}
+
+void DomainStore::sweep() {
+    pins_.sweep();
+    if (!doomed_.empty()) reclaim(std::exchange(doomed_, {}));
+}
+
+void DomainStore::unhold(ExtentId id) {
+    Extent& extent = map_[id];
+    CMPOOL_ASSERT(extent.holds > 0);
+    --extent.holds;  // a doomed one goes with the next sweep()
+}
+
+std::uint64_t DomainStore::holds() const noexcept {
+    std::uint64_t holds = 0;
+    for (ExtentId id = 0; id < map_.size(); ++id) holds += map_[id].holds;
+    return holds;
+}
+
+// From the coldest group's tail on, past what somebody reads. A group that is read is warm.
+std::vector<ExtentId> DomainStore::coldest_blocks(std::uint64_t units) {
+    std::vector<ExtentId> victims;
+    std::uint64_t taken = 0;
+    std::size_t groups_left = groups_.size();
+    GroupId group = policy_.coldest();
+    while (group != kNoGroup && groups_left-- > 0 && taken < units && victims.size() < kVictimsMax) {
+        const GroupId next = policy_.warmer(group);
+        ExtentId id = groups_[group].coldest;
+        if (busy(map_[id])) policy_.touch(group);
+        for (; id != kNoExtent && !busy(map_[id]); id = map_[id].prev) {
+            victims.push_back(id);
+            taken += map_[id].units;
+            if (taken >= units || victims.size() >= kVictimsMax) break;
+        }
+        group = next;
+    }
+    return victims;
+}
+
+bool DomainStore::make_room(std::uint64_t length) {
+    const std::uint32_t units = model::units_for(length);
+    if (units * kUnitBytes > segment_bytes_) return false;
+    sweep();
+    apply_touches();
+    const std::uint64_t capacity = segment_count_ * segment_bytes_ / kUnitBytes;
+    const std::uint64_t want = units + std::min(capacity / 64, kAheadUnitsMax);
+    std::uint64_t evicted = 0;
+    while (!map_.fits(units)) {
+        // Cold blocks gave enough memory, but scattered: clear a run instead of the whole pool.
+        if (evicted >= 2 * want && clear_run(units)) return true;
+        pins_.refresh();
+        const auto victims = coldest_blocks(want);
+        if (victims.empty()) return clear_run(units);
+        for (const ExtentId id : victims) evicted += map_[id].units;
+        evict(victims);
+    }
+    return true;
+}
+
+// Finds neighbours that together are long enough and that nobody reads, and evicts them.
+bool DomainStore::clear_run(std::uint32_t units) {
+    pins_.refresh();
+    for (const ExtentId first : first_extents_) {
+        std::vector<ExtentId> run;
+        std::uint64_t length = 0;
+        for (ExtentId id = first; id != kNoExtent; id = map_[id].after) {
+            const Extent& extent = map_[id];
+            const bool free = extent.state == ExtentState::Free;
+            if (!free && (extent.state != ExtentState::Live || busy(extent))) {
+                run.clear();
+                length = 0;
+                continue;
+            }
+            if (!free) run.push_back(id);
+            length += extent.units;
+            if (length < units) continue;
+            evict(run);
+            if (map_.fits(units)) return true;
+            break;  // a pin came in between: try the next segment
+        }
+    }
+    return map_.fits(units);
+}
+
+// ---- segments ----
+
+void DomainStore::add_segment(std::unique_ptr<transport::Segment> segment) {
+    CMPOOL_ASSERT(segment->bytes().size() == segment_bytes_);
+    const std::uint64_t units = segment_bytes_ / kUnitBytes;
+    first_extents_.push_back(map_.add_segment(segments_.size() * units, static_cast<std::uint32_t>(units)));
+    segments_.push_back(std::move(segment));
+    ++segment_count_;
+}
+
+bool DomainStore::clear_segment(std::size_t index) {
+    std::vector<ExtentId> victims;
+    for (ExtentId id = first_extents_[index]; id != kNoExtent; id = map_[id].after) {
+        const Extent& extent = map_[id];
+        if (extent.state == ExtentState::Free) continue;
+        if (extent.state != ExtentState::Live || busy(extent)) return false;
+        victims.push_back(id);
+    }
+    evict(victims);
+    return map_[first_extents_[index]].units * kUnitBytes == segment_bytes_;
+}
+
+std::unique_ptr<transport::Segment> DomainStore::give_up_segment() {
+    sweep();
+    apply_touches();
+    pins_.refresh();
+    // The coldest block's segment first, then the others in turn.
+    const GroupId coldest = policy_.coldest();
+    std::size_t start = 0;
+    if (coldest != kNoGroup)
+        start = map_[groups_[coldest].coldest].offset_units * kUnitBytes / segment_bytes_;
+    for (std::size_t tried = 0; tried < segments_.size(); ++tried) {
+        const std::size_t index = (start + tried) % segments_.size();
+        if (segments_[index] == nullptr || !clear_segment(index)) continue;
+        map_.remove_segment(first_extents_[index]);
+        first_extents_[index] = kNoExtent;
+        --segment_count_;
+        return std::move(segments_[index]);
+    }
+    return nullptr;
+}
+
+// ---- the rest ----
+
+bool DomainStore::remove(const model::Digest& digest, std::uint32_t namespace_id) {
+    const ExtentId id = find(digest);
+    if (id == kNoExtent || map_[id].namespace_id != namespace_id) return false;
+    ++counts_.removed_blocks;
+    take_out(id);
+    reclaim({id});
+    return true;
+}
+
+bool DomainStore::verify(ExtentId id) {
+    const Extent& extent = map_[id];
+    const model::BlockHeader& head = header(extent);
+    if (model::header_valid(head) && model::checksum(payload(extent)) == head.payload_checksum) return true;
+    ++counts_.corrupt_blocks;
+    take_out(id);
+    reclaim({id});
+    return false;
+}
+
+void DomainStore::scrub(std::uint64_t bytes) {
+    for (std::size_t looked = 0; looked < map_.size() && bytes > 0; ++looked) {
+        if (scrub_next_ >= map_.size()) scrub_next_ = 0;
+        const ExtentId id = scrub_next_++;
+        if (map_[id].state != ExtentState::Live) continue;
+        bytes -= std::min<std::uint64_t>(bytes, map_[id].units * kUnitBytes);
+        (void)verify(id);
+    }
+}
+
+std::uint64_t DomainStore::list(std::uint32_t namespace_id, std::uint64_t cursor, std::size_t limit,
+                                std::vector<wire::ListedBlock>& out) const {
+    const std::uint32_t now_s = seconds(clock_.now());
+    for (; cursor < map_.size() && out.size() < limit; ++cursor) {
+        const Extent& extent = map_[static_cast<ExtentId>(cursor)];
+        if (extent.state != ExtentState::Live || extent.namespace_id != namespace_id) continue;
+        const model::BlockHeader& head = header(extent);
+        out.push_back(
+            {head.length, extent.position, std::uint64_t{now_s - extent.born_s} * 1000, head.digest});
+    }
+    return cursor < map_.size() ? cursor : 0;
+}
+
+std::string DomainStore::check_invariants() const {
+    if (auto broken = map_.check_invariants(); !broken.empty()) return broken;
+    std::uint64_t units = 0;
+    std::uint64_t live = 0;
+    std::uint64_t doomed = 0;
+    for (ExtentId id = 0; id < map_.size(); ++id) {
+        const Extent& extent = map_[id];
+        if (extent.state == ExtentState::Unused) continue;
+        units += extent.units;
+        if (extent.state == ExtentState::Doomed) doomed += extent.units;
+        if (extent.state != ExtentState::Live) continue;
+        ++live;
+        if (index_.find(header(extent).digest.prefix()) != id)
+            return fmt::format("live extent {} is not found", id);
+        if (!model::header_valid(header(extent)))
+            return fmt::format("live extent {} has a broken header", id);
+    }
+    if (units * kUnitBytes != segment_count_ * segment_bytes_) {
+        return fmt::format("extents cover {} of {} bytes", units * kUnitBytes,
+                           segment_count_ * segment_bytes_);
+    }
+    if (live != counts_.live_blocks || live != index_.entries() ||
+        doomed * kUnitBytes != counts_.doomed_bytes) {
+        return fmt::format("{} live extents, {} counted, {} in the index; {} units doomed, {} bytes counted",
+                           live, counts_.live_blocks, index_.entries(), doomed, counts_.doomed_bytes);
+    }
+    return {};
+}
+
+}  // namespace cmpool::pool

@@ -1,0 +1,159 @@
+#pragma once
+
+#include "extent_map.h"
+#include "index_writer.h"
+#include "pin_board.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/index_layout.h>
+#include <cmpool/pool/eviction.h>
+#include <cmpool/transport/segment.h>
+#include <cmpool/wire/messages.h>
+
+namespace cmpool::pool {
+
+/// What a writer says about a block before its bytes come.
+struct BlockSpec {
+    std::uint32_t namespace_id = 0;
+    model::Digest digest;
+    model::Digest parent;
+    std::uint32_t position = 0;
+    std::uint32_t length = 0;
+    bool begins_group = true;  ///< else it joins its parent's group, and needs its parent here
+};
+
+struct BlockView {
+    Bytes payload;
+    std::uint64_t checksum;
+};
+
+struct StoreCounts {
+    std::uint64_t live_blocks = 0;
+    std::uint64_t live_bytes = 0;    ///< of extents, headers included
+    std::uint64_t doomed_bytes = 0;  ///< out of the index, still read
+    std::uint64_t evicted_blocks = 0;
+    std::uint64_t evicted_bytes = 0;
+    std::uint64_t removed_blocks = 0;
+    std::uint64_t corrupt_blocks = 0;
+};
+
+/// The blocks of one domain on one shard: memory, index, and what goes when room is needed.
+///
+///   Always  free + writing + live + doomed == all units of its segments; an extent that somebody
+///           holds or pins is never given back; a block that is in the index has its header and
+///           payload complete; nothing that is being written can be found
+///   Threads one
+class DomainStore {
+public:
+    /// `index` is a segment of IndexWriter::table_bytes(bucket_bits) that the domain's clients may read.
+    DomainStore(std::unique_ptr<transport::Segment> index, unsigned bucket_bits, std::uint64_t segment_bytes,
+                std::uint64_t incarnation, const Clock& clock);
+
+    // ---- memory ----
+    void add_segment(std::unique_ptr<transport::Segment> segment);
+    /// Empties one segment and gives it up: the coldest that nobody reads. Null when all are read.
+    [[nodiscard]] std::unique_ptr<transport::Segment> give_up_segment();
+    [[nodiscard]] const std::vector<std::unique_ptr<transport::Segment>>& segments() const {
+        return segments_;
+    }
+    [[nodiscard]] std::size_t segment_count() const noexcept { return segment_count_; }
+    /// Evicts until a block of `length` bytes fits, and some more, ahead of need. False when nothing
+    /// that would help can go.
+    [[nodiscard]] bool make_room(std::uint64_t length);
+
+    // ---- writing ----
+    struct Begun {
+        std::optional<wire::Outcome> refused;  ///< why not; Refused: no room, make_room() and try again
+        ExtentId extent = kNoExtent;
+        MutableBytes payload;
+    };
+    [[nodiscard]] Begun begin(const BlockSpec& spec);
+    /// Makes the block visible if its payload has this checksum.
+    wire::Outcome commit(ExtentId extent, std::uint64_t checksum);
+    void abort(ExtentId extent);
+
+    // ---- reading ----
+    [[nodiscard]] ExtentId find(const model::Digest& digest) const noexcept;
+    [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
+    [[nodiscard]] const Extent& extent(ExtentId extent) const noexcept { return map_[extent]; }
+    void touch(ExtentId extent);
+    /// A held extent keeps its bytes until as many unhold().
+    void hold(ExtentId extent) noexcept { ++map_[extent].holds; }
+    void unhold(ExtentId extent);
+    [[nodiscard]] std::uint64_t holds() const noexcept;
+    bool remove(const model::Digest& digest, std::uint32_t namespace_id);
+    /// Compares one block's bytes with its checksum; a block that fails is gone. True when it is good.
+    bool verify(ExtentId extent);
+
+    [[nodiscard]] PinBoard& pins() noexcept { return pins_; }
+    [[nodiscard]] const transport::Segment& index_segment() const noexcept { return *index_segment_; }
+    [[nodiscard]] unsigned bucket_bits() const noexcept { return bucket_bits_; }
+
+    /// Frees what dead processes and finished readers have let go.
+    void sweep();
+    /// Verifies blocks from where it stopped, about `bytes` of them.
+    void scrub(std::uint64_t bytes);
+    /// Live blocks of a namespace from `cursor` on; returns where to go on, 0 at the end.
+    std::uint64_t list(std::uint32_t namespace_id, std::uint64_t cursor, std::size_t limit,
+                       std::vector<wire::ListedBlock>& out) const;
+
+    [[nodiscard]] const StoreCounts& counts() const noexcept { return counts_; }
+    [[nodiscard]] std::string check_invariants() const;
+
+private:
+    struct Group {
+        ExtentId warmest = kNoExtent;
+        ExtentId coldest = kNoExtent;
+    };
+
+    [[nodiscard]] model::BlockHeader& header(const Extent& extent) const noexcept;
+    [[nodiscard]] MutableBytes payload(const Extent& extent) const noexcept;
+    [[nodiscard]] static model::Location location(const Extent& extent) noexcept;
+    [[nodiscard]] bool busy(const Extent& extent) const;
+    [[nodiscard]] ExtentId parent_of(const model::Digest& parent) const noexcept;
+
+    void join_group(ExtentId id, ExtentId parent, bool begins_group);
+    void leave_group(ExtentId id);
+    [[nodiscard]] GroupId new_group(GroupId parent);
+    [[nodiscard]] bool publish(ExtentId id, const BlockSpec& spec);
+    void free_a_slot(const BlockSpec& spec);
+
+    void apply_touches();
+    void evict(const std::vector<ExtentId>& victims);
+    void take_out(ExtentId id);
+    void reclaim(const std::vector<ExtentId>& extents);
+    [[nodiscard]] std::vector<ExtentId> coldest_blocks(std::uint64_t units);
+    [[nodiscard]] bool clear_run(std::uint32_t units);
+    [[nodiscard]] bool clear_segment(std::size_t index);
+
+    std::unique_ptr<transport::Segment> index_segment_;
+    unsigned bucket_bits_;
+    std::uint64_t segment_bytes_;
+    const Clock& clock_;
+    std::vector<std::unique_ptr<transport::Segment>> segments_;  ///< by index, null once given up
+    std::vector<ExtentId> first_extents_;  ///< of each segment: its id never changes, since it absorbs
+    std::size_t segment_count_ = 0;
+    ExtentMap map_;
+    IndexWriter index_;
+    Lru policy_;
+    std::vector<Group> groups_;
+    std::vector<GroupId> free_groups_;
+    std::unordered_map<model::Digest, ExtentId> writing_;
+    std::unordered_map<ExtentId, BlockSpec> specs_;  ///< of what is being written
+    std::vector<ExtentId> doomed_;
+    PinBoard pins_;
+    std::vector<std::uint64_t> touches_;  ///< scratch
+    std::uint64_t inserts_ = 0;           ///< the generation of the last one
+    ExtentId scrub_next_ = 0;
+    StoreCounts counts_;
+};
+
+}  // namespace cmpool::pool

@@ -1,0 +1,126 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <bit>
+
+#include <cmpool/base/units.h>
+
+namespace cmpool::pool {
+namespace {
+
+constexpr std::uint64_t kSegmentBytesMin = 1 * MiB;
+constexpr std::uint64_t kSegmentBytesMax = 256 * MiB;
+/// The index is sized for blocks of this size filling half of its slots. Pages of it that no entry
+/// touches cost nothing.
+constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
+constexpr unsigned kBucketBitsMin = 6;
+
+unsigned bucket_bits_for(std::uint64_t capacity_bytes) {
+    const std::uint64_t slots = 2 * capacity_bytes / kIndexedBlockBytes;
+    const auto bits = static_cast<unsigned>(std::bit_width(slots / model::kSlotsPerBucket));
+    return std::clamp(bits, kBucketBitsMin, model::kBucketBitsMax);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const Clock& clock,
+                                               transport::Fabric& fabric, std::uint64_t incarnation) {
+    if (config.capacity_bytes < kCapacityMin) {
+        return fail(Errc::Invalid, "expected a capacity of at least {}, saw {}", format_bytes(kCapacityMin),
+                    format_bytes(config.capacity_bytes));
+    }
+    const std::uint64_t wanted =
+        config.segment_bytes != 0 ? config.segment_bytes
+                                  : std::clamp(config.capacity_bytes / 8, kSegmentBytesMin, kSegmentBytesMax);
+    std::unique_ptr<Memory> memory(new Memory(clock, fabric, incarnation));
+    memory->segment_bytes_ = round_up(wanted, kSegmentBytesMin);
+    memory->segments_total_ = config.capacity_bytes / memory->segment_bytes_;
+    if (memory->segments_total_ == 0) {
+        return fail(Errc::Invalid, "expected segments no larger than the capacity {}, saw {}",
+                    format_bytes(config.capacity_bytes), format_bytes(memory->segment_bytes_));
+    }
+    memory->bucket_bits_ = bucket_bits_for(memory->capacity_bytes());
+    while (memory->ready_.size() < memory->segments_total_) {
+        auto segment = fabric.allocate({.bytes = memory->segment_bytes_,
+                                        .access = transport::Access::Read,
+                                        .prefault = config.prefault,
+                                        .name = "data"});
+        if (!segment) return fail(segment.error());
+        memory->ready_.push_back(std::move(*segment));
+    }
+    return memory;
+}
+
+std::uint64_t Memory::block_bytes_max() const noexcept {
+    return std::min(model::kBlockBytesMax, segment_bytes_ - model::kHeaderBytes);
+}
+
+Result<DomainStore*> Memory::domain(std::uint32_t domain_id) {
+    auto& store = domains_[domain_id];
+    if (store == nullptr) {
+        auto index = fabric_.allocate({.bytes = IndexWriter::table_bytes(bucket_bits_),
+                                       .access = transport::Access::Read,
+                                       .prefault = false,
+                                       .name = "index"});
+        if (!index) {
+            domains_.erase(domain_id);
+            return fail(index.error());
+        }
+        store = std::make_unique<DomainStore>(std::move(*index), bucket_bits_, segment_bytes_, incarnation_,
+                                              clock_);
+    }
+    return store.get();
+}
+
+DomainStore* Memory::richest() const {
+    DomainStore* most = nullptr;
+    for (const auto& [id, store] : domains_) {
+        if (most == nullptr || store->segment_count() > most->segment_count()) most = store.get();
+    }
+    return most;
+}
+
+// A ready segment, or, for a domain that has clearly less than the richest, one of the richest's.
+bool Memory::grow(DomainStore& store) {
+    if (ready_.empty()) {
+        DomainStore* rich = richest();
+        if (rich->segment_count() < store.segment_count() + 2) return false;
+        auto given_up = rich->give_up_segment();
+        if (given_up == nullptr) return false;
+        // Whoever mapped the old memory keeps seeing it until it is punched; so it is never given to
+        // another tenant, a new segment is.
+        given_up->punch();
+        given_up.reset();
+        auto fresh = fabric_.allocate(
+            {.bytes = segment_bytes_, .access = transport::Access::Read, .prefault = false, .name = "data"});
+        if (!fresh) {
+            --segments_total_;
+            return false;
+        }
+        ready_.push_back(std::move(*fresh));
+    }
+    store.add_segment(std::move(ready_.back()));
+    ready_.pop_back();
+    return true;
+}
+
+DomainStore::Begun Memory::begin(DomainStore& store, const BlockSpec& spec) {
+    const auto full = [](const DomainStore::Begun& begun) { return begun.refused == wire::Outcome::Refused; };
+    auto begun = store.begin(spec);
+    if (full(begun) && (grow(store) || store.make_room(spec.length))) begun = store.begin(spec);
+    return begun;
+}
+
+std::string Memory::check_invariants() const {
+    std::size_t segments = ready_.size();
+    for (const auto& [id, store] : domains_) {
+        segments += store->segment_count();
+        if (auto broken = store->check_invariants(); !broken.empty())
+            return fmt::format("domain {}: {}", id, broken);
+    }
+    if (segments != segments_total_)
+        return fmt::format("{} segments of {} are accounted for", segments, segments_total_);
+    return {};
+}
+
+}  // namespace cmpool::pool

@@ -1,0 +1,58 @@
+#pragma once
+
+#include "domain_store.h"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+#include <cmpool/pool/server.h>
+#include <cmpool/transport/fabric.h>
+
+namespace cmpool::pool {
+
+/// All memory of a server, and who has it: segments lie ready until a domain needs one, and move
+/// from the domain that has most to one that has less, empty and new.
+///
+///   Always  segments ready + segments of the domains == capacity / segment size
+class Memory {
+public:
+    [[nodiscard]] static Result<std::unique_ptr<Memory>> create(const ServerConfig& config,
+                                                                const Clock& clock, transport::Fabric& fabric,
+                                                                std::uint64_t incarnation);
+
+    /// The domain's store; made at its first use. Errors: NoCapacity.
+    [[nodiscard]] Result<DomainStore*> domain(std::uint32_t domain_id);
+    /// Begins a block in a domain and makes the room that it needs.
+    [[nodiscard]] DomainStore::Begun begin(DomainStore& store, const BlockSpec& spec);
+
+    [[nodiscard]] transport::Fabric& fabric() noexcept { return fabric_; }
+    [[nodiscard]] std::uint64_t segment_bytes() const noexcept { return segment_bytes_; }
+    [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return segments_total_ * segment_bytes_; }
+    [[nodiscard]] std::uint64_t block_bytes_max() const noexcept;
+    [[nodiscard]] std::size_t segments_ready() const noexcept { return ready_.size(); }
+    [[nodiscard]] const std::map<std::uint32_t, std::unique_ptr<DomainStore>>& domains() const {
+        return domains_;
+    }
+    [[nodiscard]] std::string check_invariants() const;
+
+private:
+    Memory(const Clock& clock, transport::Fabric& fabric, std::uint64_t incarnation)
+        : clock_(clock), fabric_(fabric), incarnation_(incarnation) {}
+    [[nodiscard]] bool grow(DomainStore& store);
+    [[nodiscard]] DomainStore* richest() const;
+
+    const Clock& clock_;
+    transport::Fabric& fabric_;
+    std::uint64_t incarnation_;
+    std::uint64_t segment_bytes_ = 0;
+    std::size_t segments_total_ = 0;
+    unsigned bucket_bits_ = 0;
+    std::vector<std::unique_ptr<transport::Segment>> ready_;
+    std::map<std::uint32_t, std::unique_ptr<DomainStore>> domains_;
+};
+
+}  // namespace cmpool::pool

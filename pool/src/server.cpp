@@ -1,0 +1,396 @@
+#include "server_impl.h"
+
+#include <algorithm>
+
+#include <spdlog/spdlog.h>
+
+namespace cmpool::pool {
+
+Result<std::unique_ptr<Server>> Server::create(ServerConfig config, const Clock& clock, Entropy& entropy,
+                                               transport::Fabric& memory, Directory& directory,
+                                               ProcessWatch& processes) {
+    const std::uint64_t incarnation = entropy.next_u64() | 1;
+    auto all = Memory::create(config, clock, memory, incarnation);
+    if (!all) return fail(all.error());
+    return std::make_unique<ServerImpl>(std::move(config), clock, entropy, directory, processes,
+                                        std::move(*all), incarnation);
+}
+
+ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy, Directory& directory,
+                       ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation)
+    : config_(std::move(config)),
+      clock_(clock),
+      entropy_(entropy),
+      directory_(directory),
+      processes_(processes),
+      memory_(std::move(memory)),
+      incarnation_(incarnation),
+      lease_bytes_max_(memory_->capacity_bytes() / 4) {}
+
+ServerImpl::~ServerImpl() {
+    while (!peers_.empty()) drop(peers_.begin()->first);
+}
+
+// ---- peers ----
+
+Result<Server::PeerId> ServerImpl::add(std::unique_ptr<transport::Lane> lane) {
+    if (peers_.size() >= kPeersMax) {
+        ++counts_.peers_refused;
+        return fail(Errc::NoCapacity, "expected at most {} clients, this is one more", kPeersMax);
+    }
+    const PeerId id = next_peer_++;
+    peers_.emplace(id, std::make_unique<Peer>(*this, id, std::move(lane)));
+    return id;
+}
+
+Peer* ServerImpl::find(PeerId peer) noexcept {
+    const auto found = peers_.find(peer);
+    return found == peers_.end() ? nullptr : found->second.get();
+}
+
+transport::Lane* ServerImpl::lane_of(PeerId peer) noexcept {
+    const Peer* found = find(peer);
+    return found == nullptr ? nullptr : found->lane.get();
+}
+
+Server::Served ServerImpl::serve(PeerId peer_id) {
+    Peer* peer = find(peer_id);
+    if (peer == nullptr) return {};
+    bool busy = false;
+    for (int round = 0; round < kReceivesPerServe; ++round) {
+        poll(*peer);
+        flush(*peer);
+        // A client that does not take its answers is not asked for more questions.
+        if (peer->broken || !peer->outbox.empty() || peer->puts.size() >= kPutsPerPeerMax) break;
+        const auto received = peer->lane->receive(*peer);
+        if (!received) peer->broken = true;
+        busy = received && *received > 0;
+        if (!busy) break;
+    }
+    if (!peer->broken) {
+        poll(*peer);
+        flush(*peer);
+    }
+    if (peer->broken) {
+        drop(peer_id);
+        return {};
+    }
+    return {.alive = true, .busy = busy};
+}
+
+void ServerImpl::drop(PeerId peer_id) {
+    const auto found = peers_.find(peer_id);
+    if (found == peers_.end()) return;
+    const std::unique_ptr<Peer> peer = std::move(found->second);
+    peers_.erase(found);
+    // No operation of the lane touches memory any more once it is quiet; ours end in this thread.
+    (void)peer->lane->quiesce(kSendDeadline);
+    if (peer->landing) abort_put(*peer->landing);
+    for (auto& put : peer->puts) abort_put(*put);
+    for (const auto& outgoing : peer->outbox) release(outgoing.held);
+    for (const auto& [cookie, held] : peer->sending) release(held);
+    for (auto lease = leases_.begin(); lease != leases_.end();) {
+        const auto next = std::next(lease);
+        if (lease->second.peer == peer_id) end_lease(lease);
+        lease = next;
+    }
+    for (const auto& [store, page] : peer->pages) store->pins().leave(page);
+}
+
+void ServerImpl::tick() {
+    const Instant now = clock_.now();
+    for (auto lease = leases_.begin(); lease != leases_.end();) {
+        const auto next = std::next(lease);
+        if (lease->second.ends <= now) {
+            ++counts_.leases_expired;
+            end_lease(lease);
+        }
+        lease = next;
+    }
+    std::vector<PeerId> stuck;
+    for (const auto& [id, peer] : peers_) {
+        if (peer->stuck_since != Instant::never() && now - peer->stuck_since >= kSendDeadline)
+            stuck.push_back(id);
+    }
+    for (const PeerId id : stuck) {
+        ++counts_.peers_stuck;
+        spdlog::warn("client dropped peer {} name {} reason \"took no answer for {} s\"", id, find(id)->name,
+                     kSendDeadline.count());
+        drop(id);
+    }
+    for (const auto& [id, store] : memory_->domains()) {
+        store->sweep();
+        store->scrub(kScrubBytesPerTick);
+    }
+}
+
+// ---- messages ----
+
+void Peer::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    server.place(*this, head, payload_bytes, into);
+}
+
+void Peer::message(transport::Lane&, Bytes head, std::uint64_t) { server.message(*this, head); }
+
+// Only puts have payloads. Anything else is read and dropped, and message() answers it.
+void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    const auto message = decoder_.decode(head);
+    if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
+    const auto& ask = std::get<wire::Put>(message->body);
+    std::uint64_t expected = 0;
+    for (const auto& item : ask.items) expected += item.length;
+    if (!ask.window.empty() || expected != payload_bytes) return;
+    peer.landing = begin_put(peer, message->request_id, ask);
+    if (peer.landing == nullptr) return;
+    auto item = peer.landing->items.begin();
+    for (std::size_t index = 0; index < ask.items.size(); ++index) {
+        const bool wanted = item != peer.landing->items.end() && item->index == index;
+        into.push_back(wanted ? item++->payload
+                              : MutableBytes(static_cast<std::byte*>(nullptr), ask.items[index].length));
+    }
+}
+
+void ServerImpl::message(Peer& peer, Bytes head) {
+    if (peer.landing != nullptr) {
+        ++counts_.messages[wire::Body(wire::Put{}).index()];
+        const auto put = std::move(peer.landing);
+        finish_put(peer, *put);
+        return;
+    }
+    const auto message = decoder_.decode(head);
+    if (!message) {
+        ++counts_.peers_broken;
+        peer.broken = true;
+        spdlog::warn("client dropped peer {} name {} reason \"{}\"", peer.id, peer.name,
+                     message.error().detail);
+        return;
+    }
+    ++counts_.messages[message->body.index()];
+    if (!peer.greeted && !std::holds_alternative<wire::Hello>(message->body)) {
+        return refuse(
+            peer, message->request_id,
+            {Errc::Denied, fmt::format("expected Hello first, saw {}", wire::name_of(message->body))});
+    }
+    std::visit([&](const auto& ask) { handle(peer, message->request_id, ask); }, message->body);
+}
+
+template <class Other>
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const Other&) {
+    refuse(peer, id, {Errc::Invalid, "expected a request, saw an answer"});
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
+    if (ask.protocol != wire::kProtocolVersion) {
+        return refuse(
+            peer, id,
+            {Errc::Mismatch, fmt::format("this server speaks protocol {} (cmpool {}), the client {}",
+                                         wire::kProtocolVersion, config_.version, ask.protocol)});
+    }
+    peer.greeted = true;
+    peer.name = ask.client;
+    send(peer, id,
+         wire::Welcome{.incarnation = incarnation_,
+                       .node = config_.node_name,
+                       .version = config_.version,
+                       .local_address = config_.local_address});
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {
+    if (peer.namespaces.size() + peer.opening >= kNamespacesPerPeerMax) {
+        return refuse(peer, id,
+                      {Errc::NoCapacity, fmt::format("expected at most {} open namespaces a client, this is "
+                                                     "one more",
+                                                     kNamespacesPerPeerMax)});
+    }
+    ++peer.opening;
+    directory_.open_namespace(ask.spec, ask.fingerprint,
+                              {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key},
+                              [this, peer_id = peer.id, id](Result<NamespaceRecord> record) {
+                                  open_done(peer_id, id, std::move(record));
+                              });
+}
+
+void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record) {
+    Peer* peer = find(peer_id);
+    if (peer == nullptr) return;  // it left while the controller thought
+    --peer->opening;
+    if (!record) return refuse(*peer, id, record.error());
+    const auto store = memory_->domain(record->domain_id);
+    if (!store) return refuse(*peer, id, store.error());
+    const wire::NamespaceOpened answer{.namespace_id = record->namespace_id,
+                                       .secret = {record->secret},
+                                       .lease_bytes_max = lease_bytes_max_};
+    const auto known = std::find_if(peer->namespaces.begin(), peer->namespaces.end(), [&](const auto& space) {
+        return space.record.namespace_id == record->namespace_id;
+    });
+    if (known == peer->namespaces.end()) peer->namespaces.push_back({std::move(*record), *store});
+    send(*peer, id, answer);
+}
+
+OpenedNamespace* ServerImpl::opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id) {
+    for (auto& space : peer.namespaces) {
+        if (space.record.namespace_id == namespace_id) return &space;
+    }
+    refuse(peer, id, {Errc::Denied, fmt::format("namespace {} is not open on this lane", namespace_id)});
+    return nullptr;
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::StatsRequest&) {
+    send(peer, id, wire::Stats{stats()});
+}
+
+// ---- sending ----
+
+void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather,
+                      std::vector<Held> held) {
+    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    if (peer.outbox.empty() && post(peer, head, gather, held)) return;
+    peer.outbox.push_back({{head.begin(), head.end()}, std::move(gather), std::move(held)});
+    if (peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
+}
+
+void ServerImpl::refuse(Peer& peer, std::uint64_t id, const Error& error) {
+    send(peer, id, wire::Failed{error.code, error.detail});
+}
+
+// False when the lane is full. On a broken lane the answer is as good as sent.
+bool ServerImpl::post(Peer& peer, Bytes head, std::span<const Bytes> gather, std::vector<Held>& held) {
+    const transport::Op op{.kind = transport::OpKind::Send,
+                           .signal = true,
+                           .gather = gather,
+                           .head = head,
+                           .cookie = next_cookie_};
+    const auto posted = peer.lane->post({&op, 1});
+    if (!posted && posted.error().code == Errc::Again) return false;
+    if (posted && *posted == 0) return false;
+    if (!posted) {
+        peer.broken = true;
+        release(held);
+        return true;
+    }
+    peer.sending.emplace(next_cookie_++, std::move(held));
+    return true;
+}
+
+void ServerImpl::flush(Peer& peer) {
+    while (!peer.outbox.empty()) {
+        auto& next = peer.outbox.front();
+        if (!post(peer, next.head, next.gather, next.held)) return;
+        peer.outbox.pop_front();
+    }
+}
+
+void ServerImpl::poll(Peer& peer) {
+    std::array<transport::Completion, 64> done;
+    for (std::size_t count = done.size(); count == done.size();) {
+        count = peer.lane->poll(done);
+        for (const auto& completion : std::span(done).first(count)) {
+            if (completion.kind != transport::OpKind::Send) {
+                put_completion(peer, completion);
+                continue;
+            }
+            if (completion.error) peer.broken = true;
+            if (const auto sent = peer.sending.find(completion.cookie); sent != peer.sending.end()) {
+                release(sent->second);
+                peer.sending.erase(sent);
+            }
+        }
+        // Something went out: the clock of kSendDeadline starts anew.
+        if (count > 0) peer.stuck_since = Instant::never();
+    }
+    if (!peer.sending.empty() && peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
+    if (peer.sending.empty() && peer.outbox.empty()) peer.stuck_since = Instant::never();
+}
+
+void ServerImpl::release(const std::vector<Held>& held) {
+    for (const auto& [store, extent] : held) store->unhold(extent);
+}
+
+// ---- what people see ----
+
+std::vector<wire::Stat> ServerImpl::stats() const {
+    StoreCounts blocks;
+    ClientCounts clients;
+    std::size_t pages = 0;
+    for (const auto& [id, store] : memory_->domains()) {
+        const auto& counts = store->counts();
+        blocks.live_blocks += counts.live_blocks;
+        blocks.live_bytes += counts.live_bytes;
+        blocks.doomed_bytes += counts.doomed_bytes;
+        blocks.evicted_blocks += counts.evicted_blocks;
+        blocks.evicted_bytes += counts.evicted_bytes;
+        blocks.removed_blocks += counts.removed_blocks;
+        blocks.corrupt_blocks += counts.corrupt_blocks;
+        const auto from_clients = store->pins().counts();
+        clients.match_calls += from_clients.match_calls;
+        clients.match_blocks_asked += from_clients.match_blocks_asked;
+        clients.match_blocks_hit += from_clients.match_blocks_hit;
+        clients.get_blocks_hit += from_clients.get_blocks_hit;
+        clients.get_blocks_missed += from_clients.get_blocks_missed;
+        clients.get_bytes += from_clients.get_bytes;
+        clients.stale_reads += from_clients.stale_reads;
+        pages += store->pins().pages();
+    }
+    std::uint64_t leased_bytes = 0;
+    for (const auto& [id, lease] : leases_) leased_bytes += lease.bytes;
+
+    std::vector<wire::Stat> stats{
+        {"capacity_bytes", memory_->capacity_bytes()},
+        {"segment_bytes", memory_->segment_bytes()},
+        {"segments_ready", memory_->segments_ready()},
+        {"domains", memory_->domains().size()},
+        {"blocks", blocks.live_blocks},
+        {"block_bytes", blocks.live_bytes},
+        {"doomed_bytes", blocks.doomed_bytes},
+        {"evicted_blocks", blocks.evicted_blocks},
+        {"evicted_bytes", blocks.evicted_bytes},
+        {"removed_blocks", blocks.removed_blocks},
+        {"corrupt_blocks", blocks.corrupt_blocks},
+        {"match_calls", counts_.match_calls + clients.match_calls},
+        {"match_blocks_asked", counts_.match_blocks_asked + clients.match_blocks_asked},
+        {"match_blocks_hit", counts_.match_blocks_hit + clients.match_blocks_hit},
+        {"get_hits", counts_.get_hits + clients.get_blocks_hit},
+        {"get_misses", counts_.get_misses + clients.get_blocks_missed},
+        {"get_bytes", counts_.get_bytes + clients.get_bytes},
+        {"stale_reads", clients.stale_reads},
+        {"put_stored", counts_.put_stored},
+        {"put_present", counts_.put_present},
+        {"put_refused", counts_.put_refused},
+        {"put_orphan", counts_.put_orphan},
+        {"put_bytes", counts_.put_bytes},
+        {"leases", leases_.size()},
+        {"leased_bytes", leased_bytes},
+        {"leases_given", counts_.leases_given},
+        {"leases_expired", counts_.leases_expired},
+        {"leases_refused", counts_.leases_refused},
+        {"clients", peers_.size()},
+        {"client_pages", pages},
+        {"clients_refused", counts_.peers_refused},
+        {"clients_broken", counts_.peers_broken},
+        {"clients_stuck", counts_.peers_stuck},
+    };
+    static const std::array<wire::Body, 11> kRequests{wire::Hello{}, wire::OpenNamespace{}, wire::Attach{},
+                                                      wire::Match{}, wire::Release{},       wire::Exists{},
+                                                      wire::Get{},   wire::Remove{},        wire::Put{},
+                                                      wire::List{},  wire::StatsRequest{}};
+    for (const auto& body : kRequests) {
+        stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
+    }
+    return stats;
+}
+
+std::string ServerImpl::check_invariants() const {
+    if (auto broken = memory_->check_invariants(); !broken.empty()) return broken;
+    std::uint64_t held = 0;
+    for (const auto& [id, lease] : leases_) held += lease.extents.size();
+    for (const auto& [id, peer] : peers_) {
+        for (const auto& outgoing : peer->outbox) held += outgoing.held.size();
+        for (const auto& [cookie, sending] : peer->sending) held += sending.size();
+    }
+    std::uint64_t holds = 0;
+    for (const auto& [id, store] : memory_->domains()) holds += store->holds();
+    if (held != holds) return fmt::format("{} extents are held by somebody, {} holds counted", held, holds);
+    return {};
+}
+
+}  // namespace cmpool::pool

@@ -1,0 +1,186 @@
+#pragma once
+
+#include "memory.h"
+
+#include <array>
+#include <deque>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include <cmpool/pool/server.h>
+#include <cmpool/transport/lane.h>
+#include <cmpool/wire/messages.h>
+
+namespace cmpool::pool {
+
+/// Most puts of one client that wait for their bytes at once; one more is answered with Again.
+inline constexpr std::size_t kPutsPerPeerMax = 16;
+/// Payload of one answer; blocks beyond it are answered with Later.
+inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
+/// Namespaces that one client has open at once.
+inline constexpr std::size_t kNamespacesPerPeerMax = 64;
+/// Work of one serve(): receive() calls before others have their turn.
+inline constexpr int kReceivesPerServe = 4;
+/// Bytes verified in the background at each tick.
+inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
+
+/// An extent that keeps its bytes for somebody.
+struct Held {
+    DomainStore* store;
+    ExtentId extent;
+};
+
+/// A batch of blocks whose bytes are on their way.
+struct IncomingPut {
+    struct Item {
+        std::size_t index;  ///< in the request
+        ExtentId extent;
+        std::uint64_t checksum;
+        std::uint64_t window_offset;
+        MutableBytes payload;
+    };
+    std::uint64_t request_id = 0;
+    std::uint64_t cookie = 0;  ///< of its import and its reads; they come back in order of posting
+    DomainStore* store = nullptr;
+    std::vector<wire::Outcome> outcomes;
+    std::vector<Item> items;
+    std::unique_ptr<transport::RemoteSegment> window;
+    std::size_t reads_posted = 0;
+    std::size_t reads_done = 0;
+    bool failed = false;
+};
+
+struct Outgoing {
+    std::vector<std::byte> head;
+    std::vector<Bytes> gather;
+    std::vector<Held> held;
+};
+
+struct OpenedNamespace {
+    NamespaceRecord record;
+    DomainStore* store;
+};
+
+class ServerImpl;
+
+/// One client: its lane, what it has opened, and what is on its way to and from it.
+struct Peer final : transport::Receiver {
+    Peer(ServerImpl& owner, Server::PeerId peer_id, std::unique_ptr<transport::Lane> its_lane)
+        : server(owner), id(peer_id), lane(std::move(its_lane)) {}
+    void place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
+               std::vector<MutableBytes>& into) override;
+    void message(transport::Lane&, Bytes head, std::uint64_t payload_bytes) override;
+
+    ServerImpl& server;
+    Server::PeerId id;
+    std::unique_ptr<transport::Lane> lane;
+    std::string name = "?";
+    bool greeted = false;
+    bool broken = false;
+    std::vector<OpenedNamespace> namespaces;
+    std::size_t opening = 0;
+    std::shared_ptr<ProcessWatch::Handle> process;
+    std::map<DomainStore*, PinBoard::PageId> pages;
+    std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
+    std::vector<std::unique_ptr<IncomingPut>> puts;  ///< pulled ones
+    std::deque<Outgoing> outbox;
+    std::unordered_map<std::uint64_t, std::vector<Held>> sending;
+    Instant stuck_since = Instant::never();
+    std::uint64_t leased_bytes = 0;
+};
+
+struct Lease {
+    Server::PeerId peer;
+    Instant ends;
+    DomainStore* store;
+    std::vector<ExtentId> extents;
+    std::uint64_t bytes;
+};
+
+class ServerImpl final : public Server {
+public:
+    ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy, Directory& directory,
+               ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation);
+    ~ServerImpl() override;
+
+    Result<PeerId> add(std::unique_ptr<transport::Lane> lane) override;
+    Served serve(PeerId peer) override;
+    transport::Lane* lane_of(PeerId peer) noexcept override;
+    void drop(PeerId peer) override;
+    void tick() override;
+    std::vector<wire::Stat> stats() const override;
+    std::string check_invariants() const override;
+
+    void place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into);
+    void message(Peer& peer, Bytes head);
+
+private:
+    struct Counts {
+        std::array<std::uint64_t, std::variant_size_v<wire::Body>> messages{};
+        std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
+        std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
+        std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
+        std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
+        std::uint64_t peers_refused = 0, peers_broken = 0, peers_stuck = 0;
+    };
+
+    // What the messages ask for; each sends exactly one answer, at once or later.
+    void handle(Peer& peer, std::uint64_t id, const wire::Hello& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Attach& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Match& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Release& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Exists& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Get& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Remove& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Put& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::StatsRequest& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::List& ask);
+    template <class Other>
+    void handle(Peer& peer, std::uint64_t id, const Other&);
+
+    [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id);
+    void open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record);
+    [[nodiscard]] Result<wire::Grant> control_page(Peer& peer, DomainStore& store);
+
+    [[nodiscard]] std::unique_ptr<IncomingPut> begin_put(Peer& peer, std::uint64_t id, const wire::Put& ask);
+    void begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const wire::Grant& window);
+    void post_reads(Peer& peer, IncomingPut& put);
+    void put_completion(Peer& peer, const transport::Completion& done);
+    void finish_put(Peer& peer, IncomingPut& put);
+    static void abort_put(IncomingPut& put);
+
+    void give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
+                    std::uint32_t lease_ms, wire::Matched& answer);
+    void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
+
+    void send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather = {},
+              std::vector<Held> held = {});
+    void refuse(Peer& peer, std::uint64_t id, const Error& error);
+    [[nodiscard]] bool post(Peer& peer, Bytes head, std::span<const Bytes> gather, std::vector<Held>& held);
+    void flush(Peer& peer);
+    void poll(Peer& peer);
+    static void release(const std::vector<Held>& held);
+    [[nodiscard]] Peer* find(PeerId peer) noexcept;
+
+    ServerConfig config_;
+    const Clock& clock_;
+    Entropy& entropy_;
+    Directory& directory_;
+    ProcessWatch& processes_;
+    std::unique_ptr<Memory> memory_;
+    std::uint64_t incarnation_;
+    std::uint64_t lease_bytes_max_;
+    wire::Encoder encoder_;
+    wire::Decoder decoder_;
+    std::unordered_map<PeerId, std::unique_ptr<Peer>> peers_;
+    std::unordered_map<std::uint64_t, Lease> leases_;
+    PeerId next_peer_ = 1;
+    std::uint64_t next_cookie_ = 1;
+    std::uint64_t next_lease_ = 1;
+    Counts counts_;
+};
+
+}  // namespace cmpool::pool

@@ -1,0 +1,131 @@
+#include "server_impl.h"
+
+#include <algorithm>
+
+#include <cmpool/model/placement.h>
+
+namespace cmpool::pool {
+
+using wire::Outcome;
+
+// A put has three steps, whichever way its bytes come: begin (space for each block that is wanted),
+// write (the lane lands a payload, or we read the client's memory), commit (the block can be found).
+// Nothing of it is visible before the commit, and whatever breaks before gives the space back.
+
+std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id, const wire::Put& ask) {
+    const auto space = std::find_if(peer.namespaces.begin(), peer.namespaces.end(), [&](const auto& each) {
+        return each.record.namespace_id == ask.namespace_id;
+    });
+    if (space == peer.namespaces.end()) return nullptr;
+    auto put = std::make_unique<IncomingPut>();
+    put->request_id = id;
+    put->store = space->store;
+    put->outcomes.assign(ask.items.size(), Outcome::Refused);
+    const std::uint32_t group_blocks = space->record.spec.group_blocks;
+    for (std::size_t index = 0; index < ask.items.size(); ++index) {
+        const wire::PutItem& item = ask.items[index];
+        if (item.length == 0 || item.length > memory_->block_bytes_max()) continue;
+        const bool in_chain = !item.parent.is_zero();
+        const auto begun = memory_->begin(
+            *space->store,
+            {.namespace_id = ask.namespace_id,
+             .digest = item.digest,
+             .parent = item.parent,
+             .position = item.position,
+             .length = item.length,
+             .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position});
+        put->outcomes[index] = begun.refused.value_or(Outcome::Ok);
+        if (begun.refused) continue;
+        put->items.push_back({index, begun.extent, item.checksum, item.window_offset, begun.payload});
+    }
+    return put;
+}
+
+// Reached only where place() has not begun it: pulled puts, and those that must be refused.
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Put& ask) {
+    if (opened(peer, id, ask.namespace_id) == nullptr) return;
+    if (ask.window.empty()) {
+        return refuse(peer, id, {Errc::Invalid, "expected payloads of the lengths that the put names"});
+    }
+    if (!peer.lane->caps().pull) {
+        return refuse(peer, id,
+                      {Errc::Unsupported, "this lane cannot read the client's memory: send the payload"});
+    }
+    if (peer.puts.size() >= kPutsPerPeerMax) {
+        return refuse(peer, id,
+                      {Errc::Again, fmt::format("expected at most {} puts at once", kPutsPerPeerMax)});
+    }
+    begin_pull(peer, begin_put(peer, id, ask), ask.window.front());
+}
+
+void ServerImpl::begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const wire::Grant& window) {
+    if (put->items.empty()) return finish_put(peer, *put);
+    put->cookie = next_cookie_++;
+    const auto started = peer.lane->import({window.descriptor}, {window.token}, put->cookie);
+    if (!started) {
+        abort_put(*put);
+        return refuse(peer, put->request_id, started.error());
+    }
+    peer.puts.push_back(std::move(put));
+}
+
+void ServerImpl::post_reads(Peer& peer, IncomingPut& put) {
+    std::vector<transport::Op> ops;
+    std::vector<std::array<MutableBytes, 1>> into(put.items.size());
+    for (std::size_t index = put.reads_posted; index < put.items.size(); ++index) {
+        into[index] = {put.items[index].payload};
+        ops.push_back({.kind = transport::OpKind::Read,
+                       .remote = put.window.get(),
+                       .offset = put.items[index].window_offset,
+                       .scatter = into[index],
+                       .cookie = put.cookie});
+    }
+    const auto posted = peer.lane->post(ops);
+    if (posted) put.reads_posted += *posted;
+    if (!posted && posted.error().code != Errc::Again) put.failed = true;
+}
+
+void ServerImpl::put_completion(Peer& peer, const transport::Completion& done) {
+    const auto found = std::find_if(peer.puts.begin(), peer.puts.end(),
+                                    [&](const auto& each) { return each->cookie == done.cookie; });
+    if (found == peer.puts.end()) return;
+    IncomingPut& put = **found;
+    if (done.error) put.failed = true;
+    if (done.kind == transport::OpKind::Import) {
+        put.window = peer.lane->imported(done.cookie);
+        if (put.window == nullptr) put.failed = true;
+    } else {
+        ++put.reads_done;
+    }
+    if (!put.failed && put.reads_posted < put.items.size()) post_reads(peer, put);
+    // Memory that a read may still fill is given back only when that read has ended.
+    if (put.reads_done < put.reads_posted || (!put.failed && put.reads_done < put.items.size())) return;
+    const auto whole = std::move(*found);
+    peer.puts.erase(found);
+    if (!whole->failed) return finish_put(peer, *whole);
+    for (const auto& item : whole->items) whole->outcomes[item.index] = Outcome::NoPull;
+    abort_put(*whole);
+    send(peer, whole->request_id, wire::Outcomes{.outcomes = whole->outcomes});
+}
+
+void ServerImpl::abort_put(IncomingPut& put) {
+    for (const auto& item : put.items) put.store->abort(item.extent);
+    put.items.clear();
+}
+
+void ServerImpl::finish_put(Peer& peer, IncomingPut& put) {
+    for (const auto& item : put.items) {
+        put.outcomes[item.index] = put.store->commit(item.extent, item.checksum);
+        if (put.outcomes[item.index] == Outcome::Ok) counts_.put_bytes += item.payload.size();
+    }
+    put.items.clear();
+    for (const Outcome outcome : put.outcomes) {
+        if (outcome == Outcome::Ok) ++counts_.put_stored;
+        if (outcome == Outcome::Present) ++counts_.put_present;
+        if (outcome == Outcome::Refused) ++counts_.put_refused;
+        if (outcome == Outcome::Orphan) ++counts_.put_orphan;
+    }
+    send(peer, put.request_id, wire::Outcomes{.outcomes = put.outcomes});
+}
+
+}  // namespace cmpool::pool

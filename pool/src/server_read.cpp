@@ -1,0 +1,181 @@
+#include "server_impl.h"
+
+#include <algorithm>
+
+namespace cmpool::pool {
+
+using wire::Outcome;
+
+// ---- same-host memory ----
+
+Result<wire::Grant> ServerImpl::control_page(Peer& peer, DomainStore& store) {
+    auto known = peer.pages.find(&store);
+    if (known == peer.pages.end()) {
+        if (peer.process == nullptr && peer.lane->peer().pid)
+            peer.process = processes_.watch(*peer.lane->peer().pid);
+        if (peer.process == nullptr) {
+            return fail(Errc::Unsupported,
+                        "expected a process of this host whose end can be seen, saw pid {}",
+                        peer.lane->peer().pid.value_or(0));
+        }
+        auto page = memory_->fabric().allocate(
+            {.bytes = sizeof(model::ControlPage), .access = transport::Access::ReadWrite, .name = "control"});
+        if (!page) return fail(page.error());
+        known = peer.pages.emplace(&store, store.pins().add(std::move(*page), peer.process)).first;
+    }
+    const auto& segment = store.pins().segment(known->second);
+    return wire::Grant{.bytes = sizeof(model::ControlPage),
+                       .token = segment.token().value,
+                       .descriptor = segment.descriptor().bytes};
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Attach& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    if (!peer.lane->caps().exposes_pool) {
+        return refuse(peer, id, {Errc::Unsupported, "pool memory is not exposed over this lane"});
+    }
+    DomainStore& store = *space->store;
+    auto control = control_page(peer, store);
+    if (!control) return refuse(peer, id, control.error());
+
+    const auto grant = [](const transport::Segment& segment, std::uint64_t bytes, std::size_t index) {
+        return wire::Grant{.index = static_cast<std::uint32_t>(index),
+                           .bytes = bytes,
+                           .token = segment.token().value,
+                           .descriptor = segment.descriptor().bytes};
+    };
+    wire::Attached answer{
+        .bucket_bits = store.bucket_bits(),
+        .segment_bytes = memory_->segment_bytes(),
+        .index = grant(store.index_segment(), IndexWriter::table_bytes(store.bucket_bits()), 0),
+        .control = std::move(*control)};
+    const auto& segments = store.segments();
+    for (std::size_t index = ask.known_segments; index < segments.size(); ++index) {
+        if (segments[index] == nullptr) continue;
+        if (answer.segments.size() == wire::kGrantsMax) break;
+        answer.segments.push_back(grant(*segments[index], memory_->segment_bytes(), index));
+    }
+    send(peer, id, std::move(answer));
+}
+
+// ---- match, lease, release ----
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    std::vector<ExtentId> run;
+    for (const auto& digest : ask.chain) {
+        const ExtentId extent = space->store->find(digest);
+        if (extent == kNoExtent) break;
+        run.push_back(extent);
+    }
+    // From the last to the first, so that the root stays warmest.
+    std::for_each(run.rbegin(), run.rend(), [&](ExtentId extent) { space->store->touch(extent); });
+    ++counts_.match_calls;
+    counts_.match_blocks_asked += ask.chain.size();
+    counts_.match_blocks_hit += run.size();
+    wire::Matched answer{.blocks = static_cast<std::uint32_t>(run.size())};
+    if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask.lease_ms, answer);
+    send(peer, id, answer);
+}
+
+void ServerImpl::give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
+                            std::uint32_t lease_ms, wire::Matched& answer) {
+    std::uint64_t bytes = 0;
+    for (const ExtentId extent : extents) bytes += space.store->extent(extent).units * model::kUnitBytes;
+    if (peer.leased_bytes + bytes > lease_bytes_max_) {
+        ++counts_.leases_refused;  // a later miss is legal
+        return;
+    }
+    const auto lease_for = std::min(std::chrono::milliseconds(lease_ms), kLeaseMax);
+    for (const ExtentId extent : extents) space.store->hold(extent);
+    peer.leased_bytes += bytes;
+    ++counts_.leases_given;
+    answer.lease_id = next_lease_++;
+    answer.lease_ms = static_cast<std::uint32_t>(lease_for.count());
+    leases_.emplace(answer.lease_id,
+                    Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents), bytes});
+}
+
+void ServerImpl::end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease) {
+    for (const ExtentId extent : lease->second.extents) lease->second.store->unhold(extent);
+    if (Peer* peer = find(lease->second.peer)) peer->leased_bytes -= lease->second.bytes;
+    leases_.erase(lease);
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t, const wire::Release& ask) {
+    for (const std::uint64_t id : ask.lease_ids) {
+        const auto lease = leases_.find(id);
+        if (lease != leases_.end() && lease->second.peer == peer.id) end_lease(lease);
+    }
+}
+
+// ---- exists, get, remove, list ----
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Exists& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    std::vector<Outcome> outcomes;
+    for (const auto& digest : ask.digests) {
+        outcomes.push_back(space->store->find(digest) != kNoExtent ? Outcome::Ok : Outcome::Miss);
+    }
+    send(peer, id, wire::Outcomes{.outcomes = outcomes});
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    DomainStore& store = *space->store;
+    const std::size_t count = ask.digests.size();
+    std::vector<Outcome> outcomes(count, Outcome::Miss);
+    std::vector<std::uint32_t> lengths(count);
+    std::vector<std::uint64_t> checksums(count);
+    std::vector<Bytes> gather;
+    std::vector<Held> held;
+    std::uint64_t bytes = 0;
+    for (std::size_t index = 0; index < count; ++index) {
+        const ExtentId extent = store.find(ask.digests[index]);
+        if (extent == kNoExtent || (ask.verify && !store.verify(extent))) continue;
+        const BlockView block = store.view(extent);
+        lengths[index] = static_cast<std::uint32_t>(block.payload.size());
+        checksums[index] = block.checksum;
+        outcomes[index] = Outcome::TooSmall;
+        if (lengths[index] > ask.bytes_max[index]) continue;
+        outcomes[index] = Outcome::Later;
+        if (bytes + lengths[index] > kAnswerBytesMax) continue;
+        outcomes[index] = Outcome::Ok;
+        bytes += lengths[index];
+        gather.push_back(block.payload);
+        store.hold(extent);
+        held.push_back({&store, extent});
+    }
+    std::for_each(held.rbegin(), held.rend(), [](const Held& hit) { hit.store->touch(hit.extent); });
+    counts_.get_hits += held.size();
+    counts_.get_misses +=
+        static_cast<std::size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::Miss));
+    counts_.get_bytes += bytes;
+    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, std::move(gather), std::move(held));
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Remove& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    std::vector<Outcome> outcomes;
+    for (const auto& digest : ask.digests) {
+        const bool removed = space->store->remove(digest, ask.namespace_id);
+        outcomes.push_back(removed ? Outcome::Ok : Outcome::Miss);
+    }
+    send(peer, id, wire::Outcomes{.outcomes = outcomes});
+}
+
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::List& ask) {
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    if (space == nullptr) return;
+    std::vector<wire::ListedBlock> blocks;
+    const std::size_t limit = std::min(ask.limit, wire::kListMax);
+    const std::uint64_t next = space->store->list(ask.namespace_id, ask.cursor, limit, blocks);
+    send(peer, id, wire::Listed{.blocks = blocks, .next_cursor = next});
+}
+
+}  // namespace cmpool::pool

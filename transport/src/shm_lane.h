@@ -1,0 +1,29 @@
+#pragma once
+
+#include "shm_remote.h"
+#include "stream_lane.h"
+
+namespace cmpool::transport {
+
+/// Messages travel through a Unix socket; one-sided operations are copies that post() makes itself,
+/// in memory that both sides map. Their completions wait in poll() when post() returns.
+class ShmLane final : public StreamLane {
+public:
+    ShmLane(StreamPeer peer, const Caps& caps, const SegmentTable& table)
+        : StreamLane(std::move(peer), caps, table, {.hands_out_fds = true}) {}
+
+    /// Asks the owner for the descriptor; a window needs nobody's answer.
+    [[nodiscard]] Result<void> import(const Descriptor& descriptor, Token token,
+                                      std::uint64_t cookie) override;
+
+protected:
+    [[nodiscard]] Result<void> start_one_sided(const Op& op) override;
+    void import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd) override;
+
+private:
+    void run(const Op& op, const ShmRemote& remote, Completion& completion);
+    void read_window(const Op& op, const ShmRemote& remote, Completion& completion);
+    [[nodiscard]] bool peer_is_alive() const noexcept;
+};
+
+}  // namespace cmpool::transport
