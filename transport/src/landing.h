@@ -8,7 +8,8 @@
 
 namespace cmpool::transport {
 
-/// Where arriving bytes go: a list of places, filled in order. What does not fit is dropped.
+/// Where arriving bytes go: a list of places, filled in order. A place without an address drops as
+/// many bytes; what does not fit is dropped.
 class Landing {
 public:
     Landing() = default;
@@ -26,6 +27,8 @@ public:
     void divert() noexcept { places_.clear(); }
 
 private:
+    [[nodiscard]] MutableBytes rest_of(std::size_t index, std::uint64_t from) const noexcept;
+
     std::vector<MutableBytes> places_;
     std::size_t index_ = 0;     // of the place being filled
     std::uint64_t within_ = 0;  // bytes of it that are filled

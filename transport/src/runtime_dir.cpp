@@ -97,10 +97,7 @@ Result<std::size_t> remove_stale_segments(const std::string& runtime_dir) {
     for (const auto& each : std::filesystem::directory_iterator(runtime_dir, error)) {
         const std::string path = each.path().string();
         if (!each.path().filename().string().starts_with(kPrefix) || !each.is_regular_file(error)) continue;
-        const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-        struct stat status {};
-        if (!fd || ::fstat(fd.get(), &status) != 0) continue;
-        punch_all(fd.get(), static_cast<std::uint64_t>(status.st_size));
+        // Not punched: a client of the crashed pool may still read a view that it has borrowed.
         if (::unlink(path.c_str()) == 0) ++removed;
     }
     if (error) return fail(Errc::Denied, "listing {}: {}", runtime_dir, error.message());

@@ -42,7 +42,6 @@ public:
 
     ~ShmSegment() override {
         table_.remove(entry_->id);
-        punch_all(fd_.get(), memory_.bytes().size());
         if (!path_.empty()) ::unlink(path_.c_str());
     }
 
@@ -52,6 +51,10 @@ public:
     [[nodiscard]] Revocation revoke() override {
         entry_->revoke();
         return Revocation::Pending;
+    }
+    void punch() noexcept override {
+        entry_->revoke();
+        punch_all(fd_.get(), memory_.bytes().size());
     }
 
 private:
@@ -79,6 +82,7 @@ public:
     [[nodiscard]] Token token() const noexcept override { return token_; }
     /// The kernel decides who may read this process; nothing here can change that.
     [[nodiscard]] Revocation revoke() override { return Revocation::Pending; }
+    void punch() noexcept override {}
 
 private:
     MutableBytes memory_;

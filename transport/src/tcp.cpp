@@ -3,6 +3,7 @@
 #include "tcp_address.h"
 #include "tcp_lane.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -64,6 +65,10 @@ public:
     [[nodiscard]] Revocation revoke() override {
         entry_->revoke();
         return Revocation::Hard;
+    }
+    void punch() noexcept override {
+        entry_->revoke();
+        std::fill(entry_->memory.begin(), entry_->memory.end(), std::byte{});
     }
 
 private:

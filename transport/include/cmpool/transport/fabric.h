@@ -58,9 +58,9 @@ struct ShmOptions {
 /// runtime_dir, handed over as read-only descriptors; those that peers may write are made by the
 /// owner and sealed against shrinking and growing.
 [[nodiscard]] std::unique_ptr<Fabric> open_shm(ShmOptions options, Entropy& entropy);
-/// Removes the segments that a crashed pool left in its folder, and gives their memory back; returns
-/// how many. Only for whoever holds the folder's lock, before its first allocate(): opening a fabric
-/// deletes nothing. Errors: Denied, Invalid.
+/// Removes the segments that a crashed pool left in its folder; their memory is free when the last
+/// client has let go of it. Returns how many. Only for whoever holds the folder's lock, before its first
+/// allocate(): opening a fabric deletes nothing. Errors: Denied, Invalid.
 [[nodiscard]] Result<std::size_t> remove_stale_segments(const std::string& runtime_dir);
 
 /// What `open_faulty` may do to the lanes of a real back end; all probabilities per call.

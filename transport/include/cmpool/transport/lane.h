@@ -20,8 +20,8 @@ class Receiver {
 public:
     virtual ~Receiver() = default;
     /// A head is here, its payload is not. Appends to `into` where the payload goes, in order; a span
-    /// without an address drops as many bytes, and what does not fit is dropped. The memory is the lane's until message(), discard_landing(), or
-    /// until the lane has failed.
+    /// without an address drops as many bytes, and what does not fit is dropped. The memory is the lane's
+    /// until message(), discard_landing(), or until the lane has failed.
     virtual void place(Lane& lane, Bytes head, std::uint64_t payload_bytes,
                        std::vector<MutableBytes>& into) = 0;
     /// The payload has landed where place() said.

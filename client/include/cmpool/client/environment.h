@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/rng.h>
+#include <cmpool/transport/fabric.h>
+
+namespace cmpool::client {
+
+/// How a blocking call waits.
+class Waiter {
+public:
+    virtual ~Waiter() = default;
+    /// Returns when something may have happened on one of the lanes, or at `until`, or earlier.
+    virtual void wait(std::span<transport::Lane* const> lanes, Instant until) = 0;
+};
+
+/// What a client is given by whoever wires it: all that a test wants to own.
+///
+///   Lifetime  shared, so that a Match that outlives its client keeps its memory mapped
+struct Environment {
+    std::shared_ptr<const Clock> clock;
+    std::shared_ptr<Entropy> entropy;
+    std::shared_ptr<transport::Fabric> network;  ///< where URIs lead
+    std::shared_ptr<transport::Fabric> local;    ///< where Welcome::local_address leads; may be null
+    std::shared_ptr<Waiter> waiter;
+};
+
+/// The machine's own: tcp, shm, poll(2).
+[[nodiscard]] Environment system_environment();
+
+}  // namespace cmpool::client

@@ -1,0 +1,212 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <cmpool/base/bytes.h>
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+#include <cmpool/client/pool_uri.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/namespace.h>
+
+namespace cmpool::client {
+
+using model::Digest;
+using model::NamespaceSpec;
+
+/// Longest lease that a match asks for when it names none.
+inline constexpr std::uint32_t kLeaseMsDefault = 2000;
+
+struct CallOptions {
+    std::optional<Nanos> deadline;  ///< from now; none: the URI's
+    bool verify = false;            ///< get: compare checksums here, after the bytes have landed
+};
+
+/// A block to read, and where its bytes go, in order.
+struct GetItem {
+    Digest key;
+    std::span<const MutableBytes> into;
+};
+
+/// A block to write, and where its bytes lie, in order.
+struct PutItem {
+    Digest key;
+    std::span<const Bytes> from;
+    Digest parent = model::kNoParent;  ///< the block before it; none: it is in no chain, or begins one
+    std::uint32_t position = 0;        ///< in its chain
+    std::uint64_t group = 0;           ///< where it is placed; model::group_key() of its chain
+    std::uint32_t cost_us = 0;         ///< what computing it again takes
+};
+
+enum class Outcome : std::uint8_t {
+    Miss,      ///< get, exists, remove: not there, or the pool did not answer in time
+    Hit,       ///< get: the buffers hold exactly what was put; exists, remove: it was there
+    Stored,    ///< put: it can be found now
+    Present,   ///< put: it could be found already
+    Dropped,   ///< put: not stored; nothing is lost but the work of computing it again
+    TooSmall,  ///< get: the buffers have less room than `bytes`
+};
+
+struct BlockResult {
+    Outcome outcome = Outcome::Miss;
+    std::uint32_t bytes = 0;
+    /// False: the pool may still use the buffer, until settled() of the call says otherwise.
+    bool settled = true;
+};
+
+/// What became of a batch. On anything but Hit a get's buffers hold nothing meaningful.
+struct Report {
+    std::vector<BlockResult> blocks;
+    std::optional<Error> trouble;  ///< why blocks are missing, where there is more to say than "miss"
+
+    [[nodiscard]] std::size_t count(Outcome outcome) const noexcept;
+};
+
+/// The longest run of present blocks from the start of a chain, and a lease on them: while it lives,
+/// a get of these blocks hits. Moving hands it over; destroying it releases.
+///
+///   Lifetime  may outlive the client
+///   Threads   that of its client
+class Match {
+public:
+    Match();
+    ~Match();
+    Match(Match&&) noexcept;
+    Match& operator=(Match&&) noexcept;
+
+    [[nodiscard]] std::size_t blocks() const noexcept;
+    /// False where the pool gave no lease: a later miss is legal then.
+    [[nodiscard]] bool leased() const noexcept;
+    /// Why the run may be shorter than what the pool holds (deadline, no connection), if so.
+    [[nodiscard]] const std::optional<Error>& trouble() const noexcept;
+    /// The bytes of block `index` where they lie, without a copy, until release().
+    /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
+    [[nodiscard]] Result<Bytes> view(std::size_t index) const;
+    void release() noexcept;
+
+    struct State;
+    explicit Match(std::shared_ptr<State> state) noexcept;
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+struct Statistic {
+    std::string name;
+    std::uint64_t value = 0;
+};
+
+struct ListedBlock {
+    Digest key;
+    std::uint32_t bytes = 0;
+    std::uint32_t position = 0;
+    std::uint64_t age_ms = 0;
+};
+struct Listing {
+    std::vector<ListedBlock> blocks;
+    std::uint64_t next_cursor = 0;  ///< 0: that was all
+};
+
+/// How things stand, for people.
+struct Status {
+    bool ready = false;
+    std::string transport;  ///< "shm" or "tcp", once connected
+    std::string node;
+    std::string version;
+    std::string plane;  ///< why this transport
+    std::uint64_t incarnation = 0;
+    std::uint64_t namespace_id = 0;
+    std::optional<Error> trouble;  ///< why it is not ready
+};
+
+struct Environment;
+
+/// A call that is on its way. Dropping it does not cancel it.
+template <class T>
+class Pending {
+public:
+    struct State;
+    explicit Pending(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+    [[nodiscard]] bool done() const noexcept;
+    /// The result, once done(). Once.
+    [[nodiscard]] T take();
+    /// True when no buffer of the call can be touched any more.
+    [[nodiscard]] bool settled() const noexcept;
+
+private:
+    friend class PoolClient;
+    std::shared_ptr<State> state_;
+};
+
+/// A namespace of a pool, as an engine sees it. Every call has a deadline, and every failure of the
+/// pool is a miss: an engine that ignores `trouble` is right, only blind.
+///
+/// A pool that is absent, frozen or gone costs at most one deadline: then calls miss at once, until
+/// it answers again; that is found out on the side.
+///
+///   Limits   batches of model::kBatchMax blocks of at most model::kBlockBytesMax
+///   Lifetime buffers belong to the caller again when the call is settled; shm and tcp settle at once
+///   Threads  one at a time; several threads open several clients
+class PoolClient {
+public:
+    /// Connects and opens the namespace, within the URI's deadline. A pool that does not answer is no
+    /// error: the client is not ready, says why in status(), and keeps trying on the side.
+    /// Errors: Invalid for the URI or the specification; Denied and Mismatch when the pool refuses.
+    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open(std::string_view uri,
+                                                                  const NamespaceSpec& spec);
+    /// The same over other clocks, chance and back ends: simulation and tests.
+    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open_in(Environment environment,
+                                                                     const PoolUri& uri,
+                                                                     const NamespaceSpec& spec);
+    ~PoolClient();
+
+    /// Keys of a token sequence's full blocks, root first. Errors: PeerDown until the namespace has
+    /// been opened once, since its secret is what keys are made with.
+    [[nodiscard]] Result<std::vector<Digest>> chain(std::span<const std::uint32_t> tokens) const;
+    /// The key for an engine's own key bytes. Errors: as chain().
+    [[nodiscard]] Result<Digest> key(Bytes own_key) const;
+
+    // ---- blocking: each returns by its deadline ----
+    [[nodiscard]] Match match(std::span<const Digest> chain, std::uint32_t lease_ms = kLeaseMsDefault,
+                              const CallOptions& options = {});
+    [[nodiscard]] Report get(std::span<const GetItem> items, const CallOptions& options = {});
+    Report put(std::span<const PutItem> items, const CallOptions& options = {});
+    [[nodiscard]] Report exists(std::span<const Digest> keys, const CallOptions& options = {});
+    Report remove(std::span<const Digest> keys, const CallOptions& options = {});
+    /// Errors: these are for people, so they say what went wrong.
+    [[nodiscard]] Result<std::vector<Statistic>> stats(const CallOptions& options = {});
+    [[nodiscard]] Result<Listing> list(std::uint64_t cursor, std::uint32_t limit,
+                                       const CallOptions& options = {});
+
+    // ---- asynchronous: items and buffers live until the call is done and settled ----
+    [[nodiscard]] Pending<Match> start_match(std::span<const Digest> chain,
+                                             std::uint32_t lease_ms = kLeaseMsDefault,
+                                             const CallOptions& options = {});
+    [[nodiscard]] Pending<Report> start_get(std::span<const GetItem> items, const CallOptions& options = {});
+    [[nodiscard]] Pending<Report> start_put(std::span<const PutItem> items, const CallOptions& options = {});
+    [[nodiscard]] Pending<Report> start_exists(std::span<const Digest> keys, const CallOptions& options = {});
+    [[nodiscard]] Pending<Report> start_remove(std::span<const Digest> keys, const CallOptions& options = {});
+    /// Moves everything that is on its way; never waits.
+    void progress();
+    /// Readable when progress() has something to do, deadlines included. Made at the first call.
+    [[nodiscard]] Result<int> event_fd();
+    /// When progress() must be called although nothing came: the next deadline.
+    [[nodiscard]] Instant next_deadline() const noexcept;
+
+    [[nodiscard]] Status status() const;
+    [[nodiscard]] const NamespaceSpec& spec() const noexcept;
+
+private:
+    struct Inside;
+    explicit PoolClient(std::unique_ptr<Inside> inside);
+    void wait_for(const bool& done);
+    std::unique_ptr<Inside> inside_;
+};
+
+}  // namespace cmpool::client

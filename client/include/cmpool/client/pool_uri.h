@@ -1,0 +1,32 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <string_view>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+
+namespace cmpool::client {
+
+/// How a client reaches a pool. Auto: shm on the same host, else tcp.
+enum class Transport : std::uint8_t { Auto, Shm, Tcp };
+
+inline constexpr std::chrono::milliseconds kDeadlineDefault{200};
+inline constexpr const char* kDefaultUri = "cmpool://127.0.0.1:7411";
+
+/// Where a pool is and how to talk to it.
+///
+///   Source  cmpool://HOST:PORT?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET
+struct PoolUri {
+    std::string address;  ///< HOST:PORT
+    Transport transport = Transport::Auto;
+    Nanos deadline = kDeadlineDefault;  ///< of a call that names none
+    std::string tenant;                 ///< empty: that of the namespace
+    std::string tenant_key;             ///< proves a tenant over tcp
+
+    /// Errors: Invalid, with what was expected and what was seen.
+    [[nodiscard]] static Result<PoolUri> parse(std::string_view text);
+};
+
+}  // namespace cmpool::client

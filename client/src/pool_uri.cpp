@@ -1,0 +1,69 @@
+#include <charconv>
+
+#include <cmpool/client/pool_uri.h>
+
+namespace cmpool::client {
+namespace {
+
+constexpr std::string_view kScheme = "cmpool://";
+constexpr std::int64_t kDeadlineMsMax = 3'600'000;
+
+std::pair<std::string_view, std::string_view> split(std::string_view text, char at) {
+    const auto found = text.find(at);
+    if (found == std::string_view::npos) return {text, {}};
+    return {text.substr(0, found), text.substr(found + 1)};
+}
+
+Result<std::int64_t> number(std::string_view text, std::int64_t min, std::int64_t max,
+                            std::string_view what) {
+    std::int64_t value = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || rest != text.data() + text.size() || value < min || value > max) {
+        return fail(Errc::Invalid, "expected {} from {} to {}, saw \"{}\"", what, min, max, text);
+    }
+    return value;
+}
+
+Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) {
+    if (name == "transport") {
+        if (value == "shm") uri.transport = Transport::Shm;
+        if (value == "tcp") uri.transport = Transport::Tcp;
+        if (value == "shm" || value == "tcp" || value == "auto") return {};
+        return fail(Errc::Invalid, "expected transport=shm, tcp or auto, saw \"{}\"", value);
+    }
+    if (name == "deadline_ms") {
+        const auto parsed = number(value, 1, kDeadlineMsMax, "deadline_ms");
+        if (!parsed) return fail(parsed.error());
+        uri.deadline = std::chrono::milliseconds(*parsed);
+        return {};
+    }
+    if (name == "tenant") return uri.tenant = value, Result<void>{};
+    if (name == "key") return uri.tenant_key = value, Result<void>{};
+    return fail(Errc::Invalid, "expected transport, deadline_ms, tenant or key after \"?\", saw \"{}\"",
+                name);
+}
+
+}  // namespace
+
+Result<PoolUri> PoolUri::parse(std::string_view text) {
+    if (!text.starts_with(kScheme)) {
+        return fail(Errc::Invalid, "expected a pool such as cmpool://HOST:PORT, saw \"{}\"", text);
+    }
+    auto [address, query] = split(text.substr(kScheme.size()), '?');
+    PoolUri uri;
+    uri.address = address;
+    const auto colon = address.rfind(':');
+    if (colon == std::string_view::npos || colon == 0) {
+        return fail(Errc::Invalid, "expected HOST:PORT in a pool's address, saw \"{}\"", address);
+    }
+    if (auto port = number(address.substr(colon + 1), 1, 65535, "a port"); !port) return fail(port.error());
+    while (!query.empty()) {
+        const auto [parameter, rest] = split(query, '&');
+        const auto [name, value] = split(parameter, '=');
+        if (auto applied = apply(uri, name, value); !applied) return fail(applied.error());
+        query = rest;
+    }
+    return uri;
+}
+
+}  // namespace cmpool::client
