@@ -24,17 +24,21 @@ std::string default_data_dir() {
     return fmt::format("{}/.local/share/cmpool", home != nullptr ? home : "");
 }
 
-struct Sizes {
+/// What is on the command line in another form than in Options.
+struct Written {
     std::string capacity;
     std::string segment;
+    bool no_prefault = false;
 };
 
-void describe(CLI::App& app, Options& options, Sizes& sizes) {
-    app.add_option("--capacity", sizes.capacity,
+void describe(CLI::App& app, Options& options, Written& written) {
+    // A script's defaults come first, what a person appends counts.
+    app.option_defaults()->take_last();
+    app.add_option("--capacity", written.capacity,
                    "Memory for blocks, such as 64G; default: 1 GiB or a quarter of what is available, "
                    "whichever is less");
-    app.add_option("--segment", sizes.segment, "Size of one segment; default: an eighth of the capacity");
-    app.add_flag("!--no-prefault", options.prefault, "Do not touch all memory at the start");
+    app.add_option("--segment", written.segment, "Size of one segment; default: an eighth of the capacity");
+    app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
     app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
         ->capture_default_str();
     app.add_option("--data-dir", options.data_dir, "Where namespaces are kept across restarts")
@@ -51,10 +55,10 @@ void describe(CLI::App& app, Options& options, Sizes& sizes) {
     app.allow_config_extras(false);
 }
 
-Result<void> read_sizes(const Sizes& sizes, Options& options) {
+Result<void> read_sizes(const Written& written, Options& options) {
     for (const auto& [flag, text, bytes] :
-         {std::tuple{"--capacity", &sizes.capacity, &options.capacity_bytes},
-          std::tuple{"--segment", &sizes.segment, &options.segment_bytes}}) {
+         {std::tuple{"--capacity", &written.capacity, &options.capacity_bytes},
+          std::tuple{"--segment", &written.segment, &options.segment_bytes}}) {
         if (text->empty()) continue;
         const auto parsed = parse_bytes(*text);
         if (!parsed) return fail(parsed.error().code, "{}: {}", flag, parsed.error().detail);
@@ -74,10 +78,10 @@ ParsedOptions parse_options(int argc, char** argv) {
     options.data_dir = default_data_dir();
     options.runtime_dir = fmt::format("/dev/shm/cmpool-{}", ::geteuid());
     options.name = host_name();
-    Sizes sizes;
+    Written written;
     CLI::App app("cmpoold keeps KV-cache and model blocks in this host's memory, for every engine that asks.",
                  "cmpoold");
-    describe(app, options, sizes);
+    describe(app, options, written);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& done) {
@@ -85,14 +89,23 @@ ParsedOptions parse_options(int argc, char** argv) {
     } catch (const CLI::ExtrasError& error) {
         fmt::print(stderr, "cmpoold: expected flags that --help lists, saw others: {}\n", error.what());
         return {std::nullopt, 2};
+    } catch (const CLI::ConfigError& error) {
+        fmt::print(stderr, "cmpoold: expected a configuration file of flags that --help lists, saw: {}\n",
+                   error.what());
+        return {std::nullopt, 1};
+    } catch (const CLI::FileError& error) {
+        fmt::print(stderr, "cmpoold: expected a configuration file that can be read, saw: {}\n",
+                   error.what());
+        return {std::nullopt, 1};
     } catch (const CLI::ParseError& error) {
         fmt::print(stderr, "cmpoold: {}\n", error.what());
         return {std::nullopt, 1};
     }
-    if (auto read = read_sizes(sizes, options); !read) {
+    if (auto read = read_sizes(written, options); !read) {
         fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
         return {std::nullopt, 1};
     }
+    options.prefault = !written.no_prefault;
     return {options, 0};
 }
 
