@@ -35,6 +35,7 @@ struct DataLoop::Peer {
     bool reading = false;
     bool writing = false;
     bool queued = false;
+    bool reads = true;  // else readiness to read says nothing: the peer's answers come first
 };
 
 void DataLoop::listen(std::unique_ptr<transport::Listener> listener) {
@@ -121,6 +122,7 @@ void DataLoop::serve(PeerId id) {
     serving_ = id;
     const auto served = server_->serve(id);
     serving_ = 0;
+    peer->reads = served.reads;
     const auto* lane = served.alive ? server_->lane_of(id) : nullptr;
     if (lane == nullptr) {
         spdlog::debug("event peer_left peer {}", id);
@@ -143,7 +145,7 @@ void DataLoop::watch(PeerId id, Peer& peer, const transport::Lane& lane) {
             if (!found->second->queued) serve(id);
         });
     };
-    wait(&Peer::reading, asio::posix::descriptor_base::wait_read);
+    if (peer.reads) wait(&Peer::reading, asio::posix::descriptor_base::wait_read);
     if (lane.wants_write()) wait(&Peer::writing, asio::posix::descriptor_base::wait_write);
 }
 
@@ -155,7 +157,8 @@ void DataLoop::tick() {
             at = peers_.erase(at);
             continue;
         }
-        if (lane->wants_write() && !at->second->writing) wake(at->first);
+        const Peer& peer = *at->second;
+        if (!peer.reads || (lane->wants_write() && !peer.writing)) wake(at->first);
         ++at;
     }
     for (const auto& door : doors_) watch(*door);
