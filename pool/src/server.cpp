@@ -75,7 +75,8 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
         drop(peer_id);
         return {};
     }
-    return {.alive = true, .busy = busy};
+    const bool reads = peer->outbox.empty() && peer->puts.size() < kPutsPerPeerMax;
+    return {.alive = true, .busy = busy && reads, .reads = reads};
 }
 
 void ServerImpl::drop(PeerId peer_id) {

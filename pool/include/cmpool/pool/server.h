@@ -55,9 +55,12 @@ public:
 
     /// Something may have happened on this peer's lane: reads, answers, sends. Returns false once the
     /// peer is gone and its id dead. `busy` says that more waits: call again soon, others first.
+    /// Without `reads` it takes nothing more from this peer until an answer has gone out: that its lane
+    /// is readable is then no reason to call.
     struct Served {
         bool alive = false;
         bool busy = false;
+        bool reads = true;
     };
     virtual Served serve(PeerId peer) = 0;
     /// The peer's lane, for whoever waits on its event fd; null once it is gone.

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <cmpool/base/result.h>
+#include <cmpool/base/unique_fd.h>
+
+// What the daemon asks of the host before it serves. Every error says what was expected and what was seen.
+namespace cmpool::daemon {
+
+/// Fewest descriptors that serving makes sense with.
+inline constexpr std::uint64_t kDescriptorsMin = 256;
+
+[[nodiscard]] std::string host_name();
+
+/// Raises the soft limit of open files to the hard one. Errors: NoCapacity below kDescriptorsMin.
+[[nodiscard]] Result<std::uint64_t> raise_descriptor_limit();
+
+/// Makes the folder, for others to pass through but not to list. Errors: Denied, Invalid when it does
+/// not lie in memory.
+[[nodiscard]] Result<void> prepare_runtime_folder(const std::string& folder);
+
+/// Makes the folder, for nobody else. Errors: Denied.
+[[nodiscard]] Result<void> prepare_data_folder(const std::string& folder);
+
+/// `wanted`, or when that is 0 what suits the host: 1 GiB, but at most a quarter of its available memory
+/// and three quarters of what `folder` has free. Errors: NoCapacity when the folder has less.
+[[nodiscard]] Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& folder);
+
+/// Holds a folder for one daemon: a locked file with its pid, gone when this is.
+class FolderLock {
+public:
+    /// Errors: Again, with the pid of who holds it; Denied.
+    [[nodiscard]] static Result<FolderLock> take(const std::string& folder);
+    FolderLock(FolderLock&&) noexcept = default;
+    FolderLock& operator=(FolderLock&&) = delete;
+    ~FolderLock();
+
+private:
+    FolderLock(std::string path, UniqueFd fd) noexcept : path_(std::move(path)), fd_(std::move(fd)) {}
+
+    std::string path_;
+    UniqueFd fd_;
+};
+
+}  // namespace cmpool::daemon

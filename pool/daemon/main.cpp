@@ -1,0 +1,122 @@
+#include "data_loop.h"
+#include "host.h"
+#include "meta_directory.h"
+#include "meta_thread.h"
+#include "options.h"
+#include "processes.h"
+#include "stop_signal.h"
+
+#include <cstdio>
+#include <exception>
+
+#include <cmpool/base/units.h>
+#include <cmpool/meta/controller.h>
+#include <cmpool/pool/server.h>
+#include <cmpool/transport/fabric.h>
+
+#include <asio/io_context.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+namespace cmpool::daemon {
+namespace {
+
+void start_log(const std::string& level) {
+    auto log = spdlog::stderr_logger_mt("cmpoold");
+    log->set_pattern("time %Y-%m-%dT%H:%M:%S.%e%z level %l %v");
+    log->set_level(spdlog::level::from_str(level == "warn" ? "warning" : level));
+    spdlog::set_default_logger(std::move(log));
+}
+
+pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_bytes,
+                                 const std::string& local_address) {
+    pool::ServerConfig config;
+    config.capacity_bytes = capacity_bytes;
+    config.segment_bytes = options.segment_bytes;
+    config.prefault = options.prefault;
+    config.node_name = options.name;
+    config.version = CMPOOL_VERSION;
+    config.local_address = local_address;
+    return config;
+}
+
+Result<void> serve(const Options& options) {
+    StopSignal signal;  // from here on a signal ends us only after cleaning up
+    const auto descriptors = raise_descriptor_limit();
+    if (!descriptors) return fail(descriptors.error());
+
+    // Whoever holds both folders is alone with them, so what lies there is a dead run's.
+    if (auto ready = prepare_runtime_folder(options.runtime_dir); !ready) return ready;
+    if (auto ready = prepare_data_folder(options.data_dir); !ready) return ready;
+    const auto runtime_lock = FolderLock::take(options.runtime_dir);
+    if (!runtime_lock) return fail(runtime_lock.error());
+    const auto data_lock = FolderLock::take(options.data_dir);
+    if (!data_lock) return fail(data_lock.error());
+    const auto removed = transport::remove_stale_segments(options.runtime_dir);
+    if (!removed) return fail(removed.error());
+    if (*removed > 0) spdlog::info("event stale_segments_removed count {}", *removed);
+    const auto capacity_bytes = choose_capacity(options.capacity_bytes, options.runtime_dir);
+    if (!capacity_bytes) return fail(capacity_bytes.error());
+
+    SystemClock clock;
+    SystemEntropy entropy;
+    auto store = meta::open_rocksdb(options.data_dir + "/meta");
+    if (!store) return fail(store.error());
+    auto controller = meta::Controller::open(**store, entropy);
+    if (!controller) return fail(controller.error());
+
+    const auto shm = transport::open_shm({.runtime_dir = options.runtime_dir}, entropy);
+    const auto tcp = transport::open_tcp(entropy);
+    auto remote = tcp->listen(options.listen);
+    if (!remote) return fail(remote.error());
+    auto local = shm->listen(options.runtime_dir + "/cmpoold.sock");
+    if (!local) return fail(local.error());
+    const std::string address = (*remote)->address();
+    const auto view = controller->join({.name = options.name, .address = address});
+    if (!view) return fail(view.error());
+
+    asio::io_context io(1);
+    DataLoop loop(io);
+    MetaThread meta_thread;
+    MetaDirectory directory(*controller, meta_thread, io, loop);
+    PidfdWatch processes;
+    auto server = pool::Server::create(server_config(options, *capacity_bytes, (*local)->address()), clock,
+                                       entropy, *shm, directory, processes);
+    if (!server) return fail(server.error());
+    loop.listen(std::move(*remote));
+    loop.listen(std::move(*local));
+
+    asio::posix::stream_descriptor stopping(io, ::dup(signal.fd()));
+    stopping.async_wait(asio::posix::descriptor_base::wait_read, [&](const asio::error_code&) {
+        spdlog::info("event stopping");
+        loop.stop();
+    });
+    spdlog::info("event ready address {} node {:016x} epoch {} capacity_bytes {} descriptors_max {}", address,
+                 controller->node_id(), view->epoch, *capacity_bytes, *descriptors);
+    fmt::print("ready cmpool://{}\n", address);
+    std::fflush(stdout);
+    loop.run(**server);
+    return {};
+}
+
+}  // namespace
+}  // namespace cmpool::daemon
+
+int main(int argc, char** argv) {
+    using namespace cmpool::daemon;
+    try {
+        const auto parsed = parse_options(argc, argv);
+        if (!parsed.options) return parsed.exit_code;
+        start_log(parsed.options->log_level);
+        if (auto served = serve(*parsed.options); !served) {
+            fmt::print(stderr, "cmpoold: {}\n", served.error().detail);
+            return 1;
+        }
+        spdlog::info("event stopped");
+        return 0;
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "cmpoold: stopped by what should not have happened: {}\n", error.what());
+        return 1;
+    }
+}

@@ -1,0 +1,112 @@
+#include "options.h"
+
+#include "host.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include <cmpool/base/units.h>
+#include <cmpool/pool/server.h>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace cmpool::daemon {
+namespace {
+
+std::string default_data_dir() {
+    if (::geteuid() == 0) return "/var/lib/cmpool";
+    if (const char* data = std::getenv("XDG_DATA_HOME"); data != nullptr && *data == '/') {
+        return fmt::format("{}/cmpool", data);
+    }
+    const char* home = std::getenv("HOME");
+    return fmt::format("{}/.local/share/cmpool", home != nullptr ? home : "");
+}
+
+/// What is on the command line in another form than in Options.
+struct Written {
+    std::string capacity;
+    std::string segment;
+    bool no_prefault = false;
+};
+
+void describe(CLI::App& app, Options& options, Written& written) {
+    // A script's defaults come first, what a person appends counts.
+    app.option_defaults()->take_last();
+    app.add_option("--capacity", written.capacity,
+                   "Memory for blocks, such as 64G; default: 1 GiB or a quarter of what is available, "
+                   "whichever is less");
+    app.add_option("--segment", written.segment, "Size of one segment; default: an eighth of the capacity");
+    app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
+    app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
+        ->capture_default_str();
+    app.add_option("--data-dir", options.data_dir, "Where namespaces are kept across restarts")
+        ->capture_default_str();
+    app.add_option("--runtime-dir", options.runtime_dir,
+                   "Where segments and sockets live: on tmpfs or hugetlbfs")
+        ->capture_default_str();
+    app.add_option("--name", options.name, "What this node is called")->capture_default_str();
+    app.add_option("--log-level", options.log_level, "What is logged to stderr")
+        ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+        ->capture_default_str();
+    app.set_config("--config", "", "A file of these options, such as capacity = \"64G\", one a line");
+    app.set_version_flag("--version", "cmpoold " CMPOOL_VERSION);
+    app.allow_config_extras(false);
+}
+
+Result<void> read_sizes(const Written& written, Options& options) {
+    for (const auto& [flag, text, bytes] :
+         {std::tuple{"--capacity", &written.capacity, &options.capacity_bytes},
+          std::tuple{"--segment", &written.segment, &options.segment_bytes}}) {
+        if (text->empty()) continue;
+        const auto parsed = parse_bytes(*text);
+        if (!parsed) return fail(parsed.error().code, "{}: {}", flag, parsed.error().detail);
+        if (*parsed < pool::kCapacityMin) {
+            return fail(Errc::Invalid, "{}: expected at least {}, saw {}", flag,
+                        format_bytes(pool::kCapacityMin), format_bytes(*parsed));
+        }
+        *bytes = *parsed;
+    }
+    return {};
+}
+
+}  // namespace
+
+ParsedOptions parse_options(int argc, char** argv) {
+    Options options;
+    options.data_dir = default_data_dir();
+    options.runtime_dir = fmt::format("/dev/shm/cmpool-{}", ::geteuid());
+    options.name = host_name();
+    Written written;
+    CLI::App app("cmpoold keeps KV-cache and model blocks in this host's memory, for every engine that asks.",
+                 "cmpoold");
+    describe(app, options, written);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& done) {
+        return {std::nullopt, app.exit(done)};
+    } catch (const CLI::ExtrasError& error) {
+        fmt::print(stderr, "cmpoold: expected flags that --help lists, saw others: {}\n", error.what());
+        return {std::nullopt, 2};
+    } catch (const CLI::ConfigError& error) {
+        fmt::print(stderr, "cmpoold: expected a configuration file of flags that --help lists, saw: {}\n",
+                   error.what());
+        return {std::nullopt, 1};
+    } catch (const CLI::FileError& error) {
+        fmt::print(stderr, "cmpoold: expected a configuration file that can be read, saw: {}\n",
+                   error.what());
+        return {std::nullopt, 1};
+    } catch (const CLI::ParseError& error) {
+        fmt::print(stderr, "cmpoold: {}\n", error.what());
+        return {std::nullopt, 1};
+    }
+    if (auto read = read_sizes(written, options); !read) {
+        fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
+        return {std::nullopt, 1};
+    }
+    options.prefault = !written.no_prefault;
+    return {options, 0};
+}
+
+}  // namespace cmpool::daemon

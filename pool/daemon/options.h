@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <cmpool/base/result.h>
+
+namespace cmpool::daemon {
+
+/// What the command line and the configuration file say; none of it is required.
+struct Options {
+    std::uint64_t capacity_bytes = 0;  ///< 0: chosen from what the host has
+    std::uint64_t segment_bytes = 0;   ///< 0: the pool's choice
+    bool prefault = true;
+    std::string listen = "127.0.0.1:7411";
+    std::string data_dir;
+    std::string runtime_dir;
+    std::string name;
+    std::string log_level = "info";
+};
+
+/// Either options, or the exit code of a process that has said all it had to say.
+struct ParsedOptions {
+    std::optional<Options> options;
+    int exit_code = 0;
+};
+
+/// Reads the command line and, with --config, a file. Prints help, the version and mistakes itself.
+/// An unknown flag exits with 2, whatever else is wrong with 1.
+[[nodiscard]] ParsedOptions parse_options(int argc, char** argv);
+
+}  // namespace cmpool::daemon
