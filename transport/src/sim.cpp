@@ -43,8 +43,7 @@ public:
     }
     ~SimSegment() override {
         core_.memories.erase(memory_->id);
-        memory_->destroyed = true;
-        std::fill(memory_->storage.begin(), memory_->storage.end(), 0);
+        memory_->destroyed = true;  // who has mapped it keeps what is there
     }
     [[nodiscard]] MutableBytes bytes() noexcept override { return memory_->bytes; }
     [[nodiscard]] const Descriptor& descriptor() const noexcept override { return descriptor_; }
@@ -52,6 +51,10 @@ public:
     [[nodiscard]] Revocation revoke() override {
         memory_->revoked = true;
         return mapped_ ? Revocation::Pending : Revocation::Hard;
+    }
+    void punch() noexcept override {
+        memory_->revoked = true;
+        std::fill(memory_->storage.begin(), memory_->storage.end(), 0);
     }
 
 private:
