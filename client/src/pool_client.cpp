@@ -14,6 +14,10 @@ namespace {
 /// A client that only reads mapped memory still looks this often whether the server is there.
 constexpr std::chrono::milliseconds kHealthInterval{5};
 
+Error late(const PoolUri& uri) {
+    return {Errc::Deadline, fmt::format("{} did not answer in time", uri.address)};
+}
+
 }  // namespace
 
 std::size_t Report::count(Outcome outcome) const noexcept {
@@ -101,17 +105,17 @@ void PoolClient::Inside::progress() {
 // its buffers are the caller's again, and nobody waits for this pool until it answers.
 void PoolClient::Inside::expire() {
     const Instant at = now();
-    const Error late{Errc::Deadline, fmt::format("{} did not answer in time", session->uri().address)};
+    const Error why = late(session->uri());
     for (const auto& call : active) {
         if (call->done() || call->deadline() > at) continue;
         session->forget(*call);
-        call->end(late);
-        session->overdue(late);
+        call->end(why);
+        session->overdue(why);
     }
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
-        call->end(session->trouble().value_or(late));
-        session->overdue(late);
+        call->end(session->trouble().value_or(why));
+        session->overdue(why);
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
@@ -147,9 +151,11 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {
         session->progress();
-        const bool over = session->hopeless() || client->inside_->now() >= deadline;
         if (session->refused()) return fail(*session->trouble());
-        if (session->ready() || over || session->environment().waiter == nullptr) return client;
+        if (session->ready() || session->hopeless() || session->environment().waiter == nullptr)
+            return client;
+        // The first call need not wait for what has just been waited for.
+        if (client->inside_->now() >= deadline) return session->overdue(late(uri)), std::move(client);
         session->environment().waiter->wait(session->lanes(), std::min(deadline, session->next_deadline()));
     }
 }
