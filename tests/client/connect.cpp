@@ -57,3 +57,15 @@ TEST_CASE("a pool that takes connections and never answers costs one deadline, w
     CHECK(report.trouble);
     CHECK(std::chrono::steady_clock::now() - begun < 1s);
 }
+
+// "The peer closed the lane" would send a person to look for a pool that is there and unwell.
+TEST_CASE("where nobody listens, the reason is that the connection was refused") {
+    const UniqueFd taken(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const auto port = bind_to_free_port(taken.get()).sin_port;  // bound, so that nobody else listens
+    const auto pool = client::PoolClient::open(
+        fmt::format("cmpool://127.0.0.1:{}?deadline_ms=10000", ntohs(port)), opaque());
+    REQUIRE(pool);
+    REQUIRE((*pool)->status().trouble);
+    CHECK((*pool)->status().trouble->code == Errc::PeerDown);
+    CHECK((*pool)->status().trouble->detail.find("refused") != std::string::npos);
+}

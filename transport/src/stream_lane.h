@@ -97,6 +97,7 @@ private:
     std::optional<Error> ended_;
     bool unsettled_ = false;  // a write may still land at the peer
     std::optional<Error> send_failed_;
+    bool heard_ = false;  // the peer has sent something
 
     // The frame that is arriving.
     Stage stage_ = Stage::Header;

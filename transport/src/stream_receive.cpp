@@ -30,14 +30,17 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
             break;
         }
         if (filled.got != Inbox::Got::Bytes) {
-            const bool closed = filled.got == Inbox::Got::End;
+            const std::string why =
+                filled.got == Inbox::Got::End ? "the peer closed the lane" : std::strerror(filled.error);
+            // A socket says once why it was never connected: to the send that came before.
+            const bool never_connected = send_failed_ && !heard_;
             end({Errc::PeerDown,
-                 fmt::format("{}: {}", identity_.address,
-                             closed ? "the peer closed the lane" : std::strerror(filled.error))},
+                 fmt::format("{}: {}", identity_.address, never_connected ? send_failed_->detail : why)},
                 Cause::Peer);
             break;
         }
         moved += filled.bytes;
+        heard_ = true;
         // All that is buffered is handled now: nothing else would say that it is there.
         while (advance(receiver)) {
         }
