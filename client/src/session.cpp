@@ -453,10 +453,15 @@ Status Session::status() const {
                   .node = server_.node,
                   .version = server_.version,
                   .plane = plane_,
+                  .local_address = server_.local_address,
+                  .protocol = server_.protocol,
                   .incarnation = server_.incarnation,
                   .namespace_id = namespace_id_,
                   .trouble = trouble_};
-    if (state_ == State::Ready) status.transport = attachment_ != nullptr ? "shm" : plane_.substr(0, 3);
+    if (state_ != State::Ready) return status;
+    status.pool_uid = lane_->peer().uid;
+    status.pulls = can_pull_;
+    status.transport = attachment_ != nullptr ? "shm" : plane_.substr(0, 3);
     return status;
 }
 

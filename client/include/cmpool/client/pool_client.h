@@ -119,7 +119,11 @@ struct Status {
     std::string transport;  ///< "shm" or "tcp", once connected
     std::string node;
     std::string version;
-    std::string plane;  ///< why this transport
+    std::string plane;          ///< why this transport
+    std::string local_address;  ///< where the pool says that its own host finds it; a path, or empty
+    std::optional<std::uint32_t> pool_uid;  ///< the kernel's word, on the same host
+    bool pulls = false;                     ///< the pool reads what is put from this process's memory
+    std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
     std::optional<Error> trouble;  ///< why it is not ready
