@@ -1,0 +1,159 @@
+#include "connect.h"
+#include "print.h"
+#include "verbs.h"
+
+#include <array>
+#include <map>
+
+#include <cmpool/base/units.h>
+
+#include <fmt/format.h>
+
+namespace cmpool::cli {
+namespace {
+
+constexpr std::string_view kMessages = "messages_";
+
+using Values = std::map<std::string, std::uint64_t, std::less<>>;
+
+/// A statistic as a person reads it.
+struct Line {
+    std::string_view name;
+    std::string_view title;
+    std::string_view of = {};  ///< the one that it is a part of
+};
+struct Group {
+    std::string_view title;
+    std::vector<Line> lines;
+};
+
+// A value that no group names is shown too, in a group of its own: a newer pool may have more.
+const std::array<Group, 6>& groups() {
+    static const std::array<Group, 6> all{{
+        {"memory",
+         {{"capacity_bytes", "capacity"},
+          {"block_bytes", "in blocks", "capacity_bytes"},
+          {"doomed_bytes", "removed, still read", "capacity_bytes"},
+          {"leased_bytes", "under lease", "capacity_bytes"},
+          {"segment_bytes", "segment"},
+          {"segments_ready", "segments ready"},
+          {"domains", "domains"}}},
+        {"blocks",
+         {{"blocks", "now"},
+          {"evicted_blocks", "evicted"},
+          {"evicted_bytes", "evicted bytes"},
+          {"removed_blocks", "removed"},
+          {"corrupt_blocks", "corrupt"}}},
+        {"reads",
+         {{"match_calls", "matches"},
+          {"match_blocks_asked", "blocks asked for"},
+          {"match_blocks_hit", "blocks matched", "match_blocks_asked"},
+          {"get_hits", "get hits", "get_hits+get_misses"},
+          {"get_misses", "get misses", "get_hits+get_misses"},
+          {"get_bytes", "bytes read"},
+          {"stale_reads", "overtaken by eviction"}}},
+        {"writes",
+         {{"put_stored", "stored"},
+          {"put_present", "present already"},
+          {"put_refused", "refused"},
+          {"put_orphan", "without their parent"},
+          {"put_bytes", "bytes written"}}},
+        {"leases",
+         {{"leases", "now"},
+          {"leases_given", "given"},
+          {"leases_expired", "expired"},
+          {"leases_refused", "refused"}}},
+        {"clients",
+         {{"clients", "now"},
+          {"client_pages", "with mapped memory"},
+          {"clients_refused", "refused"},
+          {"clients_broken", "dropped: broken"},
+          {"clients_stuck", "dropped: stuck"}}},
+    }};
+    return all;
+}
+
+std::uint64_t value_of(const Values& values, std::string_view name) {
+    if (const auto plus = name.find('+'); plus != std::string_view::npos) {
+        return value_of(values, name.substr(0, plus)) + value_of(values, name.substr(plus + 1));
+    }
+    const auto found = values.find(name);
+    return found == values.end() ? 0 : found->second;
+}
+
+std::string text_of(std::string_view name, std::uint64_t value) {
+    return name.ends_with("_bytes") ? format_bytes(value) : grouped(value);
+}
+
+void print_line(std::string_view title, const std::string& value, const std::string& more = {}) {
+    fmt::print("  {:<24}{:>16}{}\n", title, value, more);
+}
+
+void print_group(const Group& group, const Values& values) {
+    fmt::print("\n{}\n", group.title);
+    for (const auto& line : group.lines) {
+        if (!values.contains(line.name)) continue;
+        const auto value = values.find(line.name)->second;
+        const auto whole = line.of.empty() ? 0 : value_of(values, line.of);
+        const double percent = whole == 0 ? 0 : 100 * static_cast<double>(value) / static_cast<double>(whole);
+        print_line(line.title, text_of(line.name, value),
+                   whole == 0 ? std::string{} : fmt::format("{:>8.1f} %", percent));
+    }
+}
+
+void print_messages(const Values& values) {
+    fmt::print("\nmessages\n");
+    for (auto at = values.lower_bound(kMessages); at != values.end() && at->first.starts_with(kMessages);
+         ++at) {
+        if (at->second > 0) print_line(at->first.substr(kMessages.size()), grouped(at->second));
+    }
+}
+
+void print_others(Values values) {
+    for (const auto& group : groups()) {
+        for (const auto& line : group.lines) values.erase(std::string(line.name));
+    }
+    std::erase_if(values, [](const auto& one) { return one.first.starts_with(kMessages); });
+    if (values.empty()) return;
+    fmt::print("\nothers\n");
+    for (const auto& [name, value] : values) print_line(name, text_of(name, value));
+}
+
+void print_stats(const Values& values, const client::Status& status, const std::string& address) {
+    fmt::print("pool {}: node {}, cmpool {}, by {}\n", address, status.node, status.version,
+               status.transport);
+    for (const auto& group : groups()) print_group(group, values);
+    print_messages(values);
+    print_others(values);
+}
+
+Result<int> stats(const Common& common) {
+    const auto uri = common.uri();
+    if (!uri) return fail(uri.error());
+    const auto pool = open_pool(*uri, tool_namespace({}));
+    if (!pool) return fail(pool.error());
+    const auto seen = (*pool)->stats();
+    if (!seen) return fail(seen.error());
+    if (common.json) {
+        Json object = Json::object();
+        for (const auto& [name, value] : *seen) object[name] = value;
+        print_json(object);
+        return kSuccess;
+    }
+    Values values;
+    for (const auto& [name, value] : *seen) values[name] = value;
+    print_stats(values, (*pool)->status(), uri->address);
+    return kSuccess;
+}
+
+}  // namespace
+
+void add_stats(CLI::App& app, Run& run) {
+    auto* verb = app.add_subcommand("stats", "Shows what the pool holds and what it has been asked");
+    const auto common = std::make_shared<Common>();
+    add_common(*verb, *common);
+    verb->footer("Counts begin with the pool's start. Example: cmpool-cli stats --json");
+    verb->callback([&run, common] { run = [common] { return stats(*common); }; });
+}
+
+}  // namespace cmpool::cli
