@@ -8,6 +8,7 @@
 #include <optional>
 
 #include <cmpool/base/units.h>
+#include <cmpool/model/index_layout.h>
 
 #include <fmt/format.h>
 
@@ -57,7 +58,7 @@ Error dropped(client::PoolClient& pool, std::uint64_t bytes, const std::optional
     const auto stats = pool.stats();
     if (!stats) return trouble.value_or(stats.error());
     for (const auto& [name, value] : *stats) {
-        if (name != "segment_bytes" || bytes < value) continue;
+        if (name != "segment_bytes" || bytes + model::kHeaderBytes <= value) continue;
         return {Errc::NoCapacity,
                 fmt::format("expected a block that fits into one of the pool's segments of {}, "
                             "saw {}: start cmpoold with a greater --segment",
