@@ -68,6 +68,22 @@ private:
     std::string folder_;
 };
 
+class SimNet final : public Net {
+public:
+    explicit SimNet(SimProfile profile) : server_(world_.open("server", profile)) {
+        client_ = world_.open("client", profile);
+    }
+    [[nodiscard]] Fabric& server() override { return *server_; }
+    [[nodiscard]] Fabric& client() override { return *client_; }
+    [[nodiscard]] std::string address() override { return "server:1"; }
+    bool idle(std::initializer_list<End*>, Listener*) override { return world_.step(); }
+    void kill_server(End&) override { world_.crash("server"); }
+
+private:
+    SimWorld world_{42};
+    std::unique_ptr<Fabric> server_, client_;
+};
+
 template <class Made, class Argument>
 BackEnd back_end(std::string name, Argument argument) {
     return {std::move(name), [argument] { return std::make_unique<Made>(argument); }};
@@ -79,6 +95,9 @@ const std::vector<BackEnd>& back_ends() {
     static const std::vector<BackEnd> all{
         back_end<ShmNet>("shm", false),
         back_end<TcpNet>("tcp", false),
+        back_end<SimNet>("sim mapped", SimProfile::Mapped),
+        back_end<SimNet>("sim messages", SimProfile::Messages),
+        back_end<SimNet>("sim one-sided", SimProfile::OneSided),
         back_end<ShmNet>("faulty shm", true),
         back_end<TcpNet>("faulty tcp", true),
     };

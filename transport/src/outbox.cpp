@@ -88,6 +88,7 @@ void Outbox::stage(Answer& answer, OutFrame& frame) {
     if (answer.segment->revoked) {
         answer.header.status = static_cast<std::uint16_t>(Errc::Denied);
         answer.header.last = true;
+        answer.header.payload_bytes = 0;  // a piece before this one may have set it
         return;
     }
     copy_from_shared(stage_.data(), from, count);
@@ -137,7 +138,9 @@ std::size_t Outbox::gather(iovec* slices, std::size_t count_max) const noexcept 
             slices[count++] = {const_cast<std::byte*>(piece.data()), piece.size()};
         };
         add(frame->front);
-        for (const Bytes piece : frame->gather) add(piece);
+        for (auto piece = frame->gather.begin(); piece != frame->gather.end() && count < count_max; ++piece) {
+            add(*piece);
+        }
         if (count == count_max) break;
     }
     return count;

@@ -71,9 +71,9 @@ PeerIdentity identify(int socket, std::string_view path) {
     PeerIdentity identity{.same_host = true, .address = std::string(path)};
     ucred who{};
     socklen_t bytes = sizeof who;
-    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &bytes) == 0 && who.pid > 0) {
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &bytes) == 0) {
         identity.uid = who.uid;
-        identity.pid = who.pid;
+        if (who.pid > 0) identity.pid = who.pid;  // 0: a process number space that we cannot see
     }
     return identity;
 }
@@ -126,14 +126,15 @@ public:
             peer.absent =
                 Error{Errc::PeerDown, fmt::format("nobody listens on {}: {}", path, std::strerror(errno))};
         }
-        return std::make_unique<ShmLane>(std::move(peer), kCaps, table_);
+        return std::make_unique<ShmLane>(std::move(peer), kCaps, table_, ShmTrust::Listener);
     }
 
 private:
     std::unique_ptr<Lane> welcome(UniqueFd socket, const std::string& path) {
         auto identity = identify(socket.get(), path);
+        const auto trust = identity.uid == ::geteuid() ? ShmTrust::Listener : ShmTrust::Stranger;
         return std::make_unique<ShmLane>(StreamPeer{std::move(socket), std::move(identity), std::nullopt},
-                                         kCaps, table_);
+                                         kCaps, table_, trust);
     }
 
     SegmentSecrets draw() {

@@ -10,6 +10,7 @@
 
 #include <cmpool/base/assert.h>
 
+#include <fcntl.h>
 #include <poll.h>
 
 namespace cmpool::transport {
@@ -28,6 +29,11 @@ void write_mapped(const Op& op, std::byte* into) noexcept {
         copy_to_shared(into, piece.data(), piece.size());
         into += piece.size();
     }
+}
+
+bool keeps_its_size(int fd) noexcept {
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
 }
 
 }  // namespace
@@ -52,6 +58,7 @@ Result<void> ShmLane::import(const Descriptor& descriptor, Token token, std::uin
 
 void ShmLane::import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd) {
     if (!error && !fd) error = Errc::Corrupt;  // the owner said yes and sent nothing
+    if (!error && trust_ == ShmTrust::Stranger && !keeps_its_size(fd.get())) error = Errc::Denied;
     if (!error) keep_import(import.cookie, std::make_unique<ShmRemote>(import.name, std::move(fd)));
     complete({.cookie = import.cookie, .kind = OpKind::Import, .error = error}, true);
 }

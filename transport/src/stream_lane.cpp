@@ -90,7 +90,10 @@ void StreamLane::start_send(const Op& op) {
 
 void StreamLane::request(FrameKind kind, const RequestHead& head, const Op& op, PendingOp pending) {
     auto frame = outbox_.blank();
-    frame->payload_bytes = total_bytes(op.gather);
+    if (kind == FrameKind::Write || kind == FrameKind::WriteNotify) {
+        frame->payload_bytes = total_bytes(op.gather);
+        frame->gather.assign(op.gather.begin(), op.gather.end());
+    }
     frame->fence = op.fence;
     frame->awaits = kind == FrameKind::Read || kind == FrameKind::Cas || kind == FrameKind::FetchAdd;
     const auto header = encode_frame({.kind = kind,
@@ -100,7 +103,6 @@ void StreamLane::request(FrameKind kind, const RequestHead& head, const Op& op, 
     const auto request = encode_request(head);
     frame->front.assign(header.begin(), header.end());
     frame->front.insert(frame->front.end(), request.begin(), request.end());
-    frame->gather.assign(op.gather.begin(), op.gather.end());
     take_slot();
     outbox_.push(std::move(frame));
 }

@@ -18,7 +18,8 @@ namespace cmpool::transport {
 class Listener {
 public:
     virtual ~Listener() = default;
-    /// The next lane that somebody opened to us. Errors: Again when none is waiting.
+    /// The next lane that somebody opened to us. Errors: Again when none is waiting; NoCapacity when
+    /// the process has no descriptor left for it.
     [[nodiscard]] virtual Result<std::unique_ptr<Lane>> accept() = 0;
     [[nodiscard]] virtual int event_fd() const noexcept = 0;
     /// What to connect() to, with the port that was really taken.

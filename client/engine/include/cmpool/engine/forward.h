@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include <cmpool/engine/model.h>
+#include <cmpool/engine/paged_kv.h>
+
+namespace cmpool::engine {
+
+/// Tokens of one sequence that are computed together. Everything before `start` is in its blocks.
+struct Slice {
+    std::span<const std::uint32_t> tokens;
+    std::size_t start;                      ///< position of the first of them
+    std::span<const std::uint32_t> blocks;  ///< of the whole sequence, this slice included
+};
+
+/// The forward pass: writes the keys and values of tokens into their blocks, and gives logits.
+/// A token's KV bytes and logits depend on the tokens before it and on nothing else: not on how a
+/// prompt was cut into slices, on what else was in the batch, on the block size, or on the CPU.
+///
+///   Lifetime  refers to the PagedKv, shares the model's weights
+///   Threads   one at a time
+///   Limits    rows_max tokens a step; memory is that of rows_max rows and one layer's attention
+class Forward {
+public:
+    static constexpr std::size_t kRowsMax = 4096;
+
+    /// `rows_max` is between 1 and kRowsMax; the PagedKv's shape fits the model.
+    Forward(const Model& model, PagedKv& kv, std::size_t rows_max = 128);
+    ~Forward();
+
+    [[nodiscard]] std::size_t rows_max() const noexcept;
+    /// Computes a batch of slices, none of them empty, at most rows_max() tokens together.
+    void step(std::span<const Slice> batch);
+    /// Of slice `index` of the last step: one logit per piece of the vocabulary for what follows its
+    /// last token. Valid until the next step.
+    [[nodiscard]] std::span<const float> logits(std::size_t index) const noexcept;
+
+private:
+    class State;
+    std::unique_ptr<State> state_;
+};
+
+/// The largest logit's id; of equal ones the lowest.
+[[nodiscard]] std::uint32_t argmax(std::span<const float> logits) noexcept;
+
+}  // namespace cmpool::engine

@@ -1,0 +1,8 @@
+#include "kernels_impl.h"
+
+namespace cmpool::engine {
+
+extern const Kernels kAvx2Kernels;
+const Kernels kAvx2Kernels{"avx2", multiply, exponentials, silu_multiply};
+
+}  // namespace cmpool::engine

@@ -1,0 +1,8 @@
+#include "kernels_impl.h"
+
+namespace cmpool::engine {
+
+extern const Kernels kAvx512Kernels;
+const Kernels kAvx512Kernels{"avx512", multiply, exponentials, silu_multiply};
+
+}  // namespace cmpool::engine

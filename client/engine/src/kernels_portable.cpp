@@ -1,0 +1,8 @@
+#include "kernels_impl.h"
+
+namespace cmpool::engine {
+
+extern const Kernels kPortableKernels;
+const Kernels kPortableKernels{"portable", multiply, exponentials, silu_multiply};
+
+}  // namespace cmpool::engine

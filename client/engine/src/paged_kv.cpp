@@ -1,0 +1,90 @@
+#include <cstdlib>
+#include <utility>
+
+#include <cmpool/base/assert.h>
+#include <cmpool/base/units.h>
+#include <cmpool/engine/paged_kv.h>
+
+namespace cmpool::engine {
+
+namespace {
+
+constexpr std::size_t kPageBytes = 4 * KiB;
+
+}  // namespace
+
+Result<void> BlockShape::check() const {
+    if (layers == 0 || tokens == 0 || kv_heads == 0 || head_dim == 0 || elem_bytes == 0) {
+        return fail(Errc::Invalid, "expected a block shape without zeros, saw {}x2x{}x{}x{} of {} bytes",
+                    layers, tokens, kv_heads, head_dim, elem_bytes);
+    }
+    // Five 32-bit factors overflow 64 bits: each product is compared before the next is made.
+    std::uint64_t product = 2;
+    for (const std::uint64_t factor : {layers, tokens, kv_heads, head_dim, elem_bytes}) {
+        product *= factor;
+        if (product > kBlockBytesMax) {
+            return fail(Errc::Invalid, "expected a block of at most {}, saw {}x2x{}x{}x{} of {} bytes",
+                        format_bytes(kBlockBytesMax), layers, tokens, kv_heads, head_dim, elem_bytes);
+        }
+    }
+    return {};
+}
+
+void PagedKv::Free::operator()(std::byte* arena) const noexcept { std::free(arena); }
+
+Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_blocks) {
+    if (auto sound = shape.check(); !sound) return fail(sound.error());
+    const std::uint64_t arena_bytes = round_up(shape.bytes() * capacity_blocks, kPageBytes);
+    if (capacity_blocks == 0 || arena_bytes > kArenaBytesMax) {
+        return fail(Errc::Invalid, "expected 1 block or more and at most {}, saw {} blocks of {}",
+                    format_bytes(kArenaBytesMax), capacity_blocks, format_bytes(shape.bytes()));
+    }
+    auto* arena = static_cast<std::byte*>(std::aligned_alloc(kPageBytes, arena_bytes));
+    if (arena == nullptr) {
+        return fail(Errc::NoCapacity, "the host has no {} of memory for {} KV blocks",
+                    format_bytes(arena_bytes), capacity_blocks);
+    }
+    return PagedKv{shape, capacity_blocks, arena};
+}
+
+PagedKv::PagedKv(const BlockShape& shape, std::uint32_t capacity_blocks, std::byte* arena)
+    : shape_(shape), capacity_blocks_(capacity_blocks), arena_(arena), held_(capacity_blocks, false) {
+    free_.reserve(capacity_blocks);
+    for (std::uint32_t index = capacity_blocks; index-- > 0;) free_.push_back(index);
+}
+
+Result<std::uint32_t> PagedKv::acquire() {
+    if (free_.empty()) return fail(Errc::NoCapacity, "all {} KV blocks are held", capacity_blocks_);
+    const std::uint32_t index = free_.back();
+    free_.pop_back();
+    held_[index] = true;
+    return index;
+}
+
+void PagedKv::release(std::uint32_t index) {
+    CMPOOL_ASSERT(index < capacity_blocks_ && held_[index]);
+    held_[index] = false;
+    free_.push_back(index);
+}
+
+MutableBytes PagedKv::block_bytes(std::uint32_t index) noexcept {
+    CMPOOL_ASSERT(index < capacity_blocks_);
+    return {arena_.get() + shape_.bytes() * index, shape_.bytes()};
+}
+
+MutableBytes PagedKv::bytes() noexcept { return {arena_.get(), shape_.bytes() * capacity_blocks_}; }
+
+BlockTable::~BlockTable() {
+    for (const std::uint32_t index : blocks_) kv_->release(index);
+}
+
+Result<void> BlockTable::reserve(std::size_t tokens) {
+    while (blocks_.size() * kv_->shape().tokens < tokens) {
+        const auto index = kv_->acquire();
+        if (!index) return fail(index.error());
+        blocks_.push_back(*index);
+    }
+    return {};
+}
+
+}  // namespace cmpool::engine

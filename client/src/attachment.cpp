@@ -1,0 +1,145 @@
+#include "attachment.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+namespace cmpool::client {
+
+using model::kHeaderBytes;
+using model::kUnitBytes;
+
+Attachment::Attachment(std::unique_ptr<transport::RemoteSegment> index, MutableBytes index_bytes,
+                       unsigned bucket_bits, std::unique_ptr<transport::RemoteSegment> control,
+                       MutableBytes control_bytes, std::uint64_t segment_bytes, std::uint64_t pin_bytes_max)
+    : index_(std::move(index)),
+      control_(std::move(control)),
+      buckets_(reinterpret_cast<const model::Bucket*>(index_bytes.data())),
+      bucket_bits_(bucket_bits),
+      page_(*reinterpret_cast<model::ControlPage*>(control_bytes.data())),
+      segment_bytes_(segment_bytes),
+      pin_bytes_left_(pin_bytes_max) {}
+
+void Attachment::add_segment(std::size_t index, std::unique_ptr<transport::RemoteSegment> segment,
+                             Bytes bytes) {
+    if (index >= data_.size()) data_.resize(index + 1);
+    data_[index] = {std::move(segment), bytes};
+}
+
+std::optional<Sighting> Attachment::probe(const model::Digest& digest) const noexcept {
+    const auto found = model::find_slot(buckets_, bucket_bits_, digest.prefix());
+    if (!found) return std::nullopt;
+    return Sighting{found->slot, found->seen, found->at};
+}
+
+void Attachment::prefetch(const model::Digest& digest) const noexcept {
+    const auto* bucket =
+        reinterpret_cast<const char*>(buckets_ + model::bucket_of(digest.prefix(), bucket_bits_));
+    __builtin_prefetch(bucket);
+    __builtin_prefetch(bucket + 64);
+}
+
+Bytes Attachment::extent(const model::Location& at) const noexcept {
+    const std::uint64_t offset = at.offset_units * kUnitBytes;
+    const std::uint64_t length = at.units * kUnitBytes;
+    const std::uint64_t index = offset / segment_bytes_;
+    const std::uint64_t within = offset % segment_bytes_;
+    if (index >= data_.size() || length < kHeaderBytes || within + length > data_[index].bytes.size())
+        return {};
+    return data_[index].bytes.subspan(within, length);
+}
+
+bool Attachment::unchanged(const Sighting& sighting) const noexcept {
+    return model::load_slot(*sighting.slot) == sighting.seen;
+}
+
+// The bytes may be overwritten while we copy them: what we copied is looked at only once the slot
+// has proved that they were not.
+std::optional<Attachment::Copied> Attachment::copy(const model::Digest& digest, const Sighting& sighting,
+                                                   std::span<const MutableBytes> into) const noexcept {
+    const Bytes block = extent(sighting.at);
+    if (block.empty()) return std::nullopt;
+    model::BlockHeader header;
+    std::memcpy(static_cast<void*>(&header), block.data(), sizeof header);
+    if (header.digest != digest || header.length > block.size() - kHeaderBytes) return std::nullopt;
+    Bytes rest = block.subspan(kHeaderBytes, header.length);
+    for (const MutableBytes piece : into) {
+        const std::size_t count = std::min(piece.size(), rest.size());
+        if (count > 0) std::memcpy(piece.data(), rest.data(), count);
+        rest = rest.subspan(count);
+    }
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (!unchanged(sighting)) return std::nullopt;
+    return Copied{rest.empty() ? Outcome::Hit : Outcome::TooSmall, header.length, header.payload_checksum};
+}
+
+std::vector<std::uint32_t> Attachment::pin(std::span<const Sighting> run) {
+    std::vector<std::uint32_t> pins;
+    for (const auto& sighting : run) {
+        const std::uint64_t bytes = sighting.at.units * kUnitBytes;
+        if (bytes > pin_bytes_left_ || (free_pins_.empty() && pins_used_ == model::kPinsMax)) break;
+        pin_bytes_left_ -= bytes;
+        if (free_pins_.empty()) free_pins_.push_back(pins_used_++);
+        pins.push_back(free_pins_.back());
+        free_pins_.pop_back();
+        model::store_release(page_.pins[pins.back()], model::pin_word(sighting.at));
+    }
+    model::store_release(page_.pins_end, pins_used_);
+    // We publish pins and then look at the slots; the server clears a slot and then looks at the pins.
+    // With a full fence on both sides, one of us sees the other.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    std::size_t kept = 0;
+    while (kept < pins.size() && unchanged(run[kept])) ++kept;
+    unpin(std::span(pins).subspan(kept), run.subspan(kept));
+    pins.resize(kept);
+    return pins;
+}
+
+void Attachment::unpin(std::span<const std::uint32_t> pins, std::span<const Sighting> run) noexcept {
+    for (std::size_t index = 0; index < pins.size(); ++index) {
+        model::store_release(page_.pins[pins[index]], 0);
+        free_pins_.push_back(pins[index]);
+        pin_bytes_left_ += run[index].at.units * kUnitBytes;
+    }
+}
+
+void Attachment::touch(std::span<const Sighting> run) noexcept {
+    const std::uint64_t tail = model::load_acquire(page_.touch_tail);
+    for (std::size_t left = run.size(); left > 0; --left) {
+        if (touch_head_ - tail >= model::kTouchRingSlots) break;  // full: the rest goes untold
+        const auto& sighting = run[left - 1];
+        const auto bytes =
+            reinterpret_cast<const std::byte*>(sighting.slot) - reinterpret_cast<const std::byte*>(buckets_);
+        const std::uint64_t bucket = static_cast<std::uint64_t>(bytes) / sizeof(model::Bucket);
+        const auto place = static_cast<std::uint64_t>(sighting.slot - buckets_[bucket].slots);
+        const std::uint64_t word =
+            model::touch_word(bucket * model::kSlotsPerBucket + place, sighting.at.generation);
+        model::store_release(page_.touches[touch_head_++ % model::kTouchRingSlots], word);
+    }
+    model::store_release(page_.touch_head, touch_head_);
+}
+
+namespace {
+
+// Only this client writes the counters: a plain sum, stored so that the server may read it.
+void add(std::uint64_t& counter, std::uint64_t count) noexcept {
+    model::store_release(counter, counter + count);
+}
+
+}  // namespace
+
+void Attachment::count_match(std::uint64_t asked, std::uint64_t hit) noexcept {
+    add(page_.match_calls, 1);
+    add(page_.match_blocks_asked, asked);
+    add(page_.match_blocks_hit, hit);
+}
+
+void Attachment::count_get(std::uint64_t hits, std::uint64_t misses, std::uint64_t bytes,
+                           std::uint64_t stale) noexcept {
+    add(page_.get_blocks_hit, hits);
+    add(page_.get_blocks_missed, misses);
+    add(page_.get_bytes, bytes);
+    add(page_.stale_reads, stale);
+}
+
+}  // namespace cmpool::client

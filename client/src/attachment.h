@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <cmpool/base/bytes.h>
+#include <cmpool/client/pool_client.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/index_layout.h>
+#include <cmpool/transport/segment.h>
+
+namespace cmpool::client {
+
+/// A block that the mapped index shows, and what has to be the same for it to be still there.
+struct Sighting {
+    const model::Slot* slot;
+    model::Slot seen;
+    model::Location at;
+};
+
+/// A domain's memory as a same-host client sees it: the index and the segments to read, one control
+/// page to write. Reading costs no message and no system call.
+///
+///   Always   a copy counts only if its slot was unchanged after it; a pinned block's bytes stay as
+///            they are until the pin is taken back, whatever happens to client, lane or server
+///   Threads  one
+class Attachment {
+public:
+    Attachment(std::unique_ptr<transport::RemoteSegment> index, MutableBytes index_bytes,
+               unsigned bucket_bits, std::unique_ptr<transport::RemoteSegment> control,
+               MutableBytes control_bytes, std::uint64_t segment_bytes, std::uint64_t pin_bytes_max);
+
+    void add_segment(std::size_t index, std::unique_ptr<transport::RemoteSegment> segment, Bytes bytes);
+    [[nodiscard]] std::uint32_t known_segments() const noexcept {
+        return static_cast<std::uint32_t>(data_.size());
+    }
+
+    [[nodiscard]] std::optional<Sighting> probe(const model::Digest& digest) const noexcept;
+    /// Loads what probe() will look at, ahead of need.
+    void prefetch(const model::Digest& digest) const noexcept;
+    /// The block's header and payload; empty while its segment is not mapped here.
+    [[nodiscard]] Bytes extent(const model::Location& at) const noexcept;
+    [[nodiscard]] bool unchanged(const Sighting& sighting) const noexcept;
+
+    /// Copies a block out. Nothing means that it has gone meanwhile, or is another's: a miss.
+    struct Copied {
+        Outcome outcome;
+        std::uint32_t bytes;
+        std::uint64_t checksum;
+    };
+    [[nodiscard]] std::optional<Copied> copy(const model::Digest& digest, const Sighting& sighting,
+                                             std::span<const MutableBytes> into) const noexcept;
+
+    /// Pins as many leading blocks as are still there and as there is room for; one fence for all.
+    [[nodiscard]] std::vector<std::uint32_t> pin(std::span<const Sighting> run);
+    void unpin(std::span<const std::uint32_t> pins, std::span<const Sighting> run) noexcept;
+    /// Tells the server what was used: from the last block to the first, so that the root stays warmest.
+    void touch(std::span<const Sighting> run) noexcept;
+
+    void count_match(std::uint64_t asked, std::uint64_t hit) noexcept;
+    void count_get(std::uint64_t hits, std::uint64_t misses, std::uint64_t bytes,
+                   std::uint64_t stale) noexcept;
+
+private:
+    struct Mapped {
+        std::unique_ptr<transport::RemoteSegment> segment;
+        Bytes bytes;
+    };
+    std::unique_ptr<transport::RemoteSegment> index_;
+    std::unique_ptr<transport::RemoteSegment> control_;
+    const model::Bucket* buckets_;
+    unsigned bucket_bits_;
+    model::ControlPage& page_;
+    std::uint64_t segment_bytes_;
+    std::uint64_t pin_bytes_left_;
+    std::vector<Mapped> data_;  ///< by index; empty where a segment has been given up
+    std::vector<std::uint32_t> free_pins_;
+    std::uint32_t pins_used_ = 0;  ///< pins below this index have been used at least once
+    std::uint64_t touch_head_ = 0;
+};
+
+}  // namespace cmpool::client

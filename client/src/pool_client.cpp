@@ -1,0 +1,301 @@
+#include "calls.h"
+#include "event_set.h"
+#include "session.h"
+
+#include <algorithm>
+
+#include <cmpool/base/assert.h>
+#include <cmpool/client/environment.h>
+#include <cmpool/client/pool_client.h>
+
+namespace cmpool::client {
+namespace {
+
+/// A client that only reads mapped memory still looks this often whether the server is there.
+constexpr std::chrono::milliseconds kHealthInterval{5};
+
+}  // namespace
+
+std::size_t Report::count(Outcome outcome) const noexcept {
+    return static_cast<std::size_t>(std::count_if(
+        blocks.begin(), blocks.end(), [&](const BlockResult& block) { return block.outcome == outcome; }));
+}
+
+template <>
+struct Pending<Match>::State {
+    std::shared_ptr<MatchCall> call;
+};
+template <>
+struct Pending<Report>::State {
+    std::shared_ptr<ReportCall> call;
+};
+
+template <class T>
+bool Pending<T>::done() const noexcept {
+    return state_->call->done();
+}
+template <class T>
+bool Pending<T>::settled() const noexcept {
+    return state_->call->done();
+}
+template <class T>
+T Pending<T>::take() {
+    CMPOOL_ASSERT(done());
+    return state_->call->take();
+}
+template class Pending<Match>;
+template class Pending<Report>;
+
+struct PoolClient::Inside {
+    explicit Inside(std::shared_ptr<Session> its_session) : session(std::move(its_session)) {}
+
+    [[nodiscard]] Instant now() const { return session->environment().clock->now(); }
+    [[nodiscard]] Instant deadline(const CallOptions& options) const {
+        return now() + options.deadline.value_or(session->uri().deadline);
+    }
+    void launch(const std::shared_ptr<Call>& call);
+    void progress();
+    void expire();
+    [[nodiscard]] Instant next_deadline() const;
+
+    std::shared_ptr<Session> session;
+    std::vector<std::shared_ptr<Call>> waiting;  ///< for the connection
+    std::vector<std::shared_ptr<Call>> active;
+    Instant looked{};
+    std::unique_ptr<EventSet> events;
+};
+
+void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
+    const Instant at = now();
+    if (!session->ready() || !call->local() || at - looked >= kHealthInterval) {
+        looked = at;
+        session->progress();
+    }
+    if (session->ready() && (call->local() || !session->hopeless())) {
+        call->begin();
+        if (!call->done()) active.push_back(call);
+    } else if (session->hopeless() || session->refused()) {
+        call->end(session->trouble());
+    } else {
+        waiting.push_back(call);
+    }
+    if (events) events->watch(session->lanes(), next_deadline(), at);
+}
+
+void PoolClient::Inside::progress() {
+    session->progress();
+    if (session->ready()) {
+        for (const auto& call : std::exchange(waiting, {})) {
+            call->begin();
+            active.push_back(call);
+        }
+    } else if (session->hopeless() || session->refused()) {
+        for (const auto& call : std::exchange(waiting, {})) call->end(session->trouble());
+    }
+    expire();
+    std::erase_if(active, [](const auto& call) { return call->done(); });
+    if (events) events->watch(session->lanes(), next_deadline(), now());
+}
+
+// Deadlines are kept here and nowhere else: when one has passed, the pool is given up for this call,
+// its buffers are the caller's again, and nobody waits for this pool until it answers.
+void PoolClient::Inside::expire() {
+    const Instant at = now();
+    const Error late{Errc::Deadline, fmt::format("{} did not answer in time", session->uri().address)};
+    for (const auto& call : active) {
+        if (call->done() || call->deadline() > at) continue;
+        session->forget(*call);
+        call->end(late);
+        session->overdue(late);
+    }
+    for (const auto& call : waiting) {
+        if (call->deadline() > at) continue;
+        call->end(session->trouble().value_or(late));
+        session->overdue(late);
+    }
+    std::erase_if(waiting, [](const auto& call) { return call->done(); });
+}
+
+Instant PoolClient::Inside::next_deadline() const {
+    Instant next = session->next_deadline();
+    for (const auto& call : active) next = std::min(next, call->deadline());
+    for (const auto& call : waiting) next = std::min(next, call->deadline());
+    return next;
+}
+
+// ---- the facade ----
+
+PoolClient::PoolClient(std::unique_ptr<Inside> inside) : inside_(std::move(inside)) {}
+
+PoolClient::~PoolClient() {
+    for (const auto& call : inside_->active) {
+        if (!call->done()) inside_->session->forget(*call);
+    }
+}
+
+Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {
+    const auto parsed = PoolUri::parse(uri);
+    if (!parsed) return fail(parsed.error());
+    return open_in(system_environment(), *parsed, spec);
+}
+
+Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment, const PoolUri& uri,
+                                                        const NamespaceSpec& spec) {
+    if (auto fine = spec.check(); !fine) return fail(fine.error());
+    auto session = std::make_shared<Session>(std::move(environment), uri, spec);
+    std::unique_ptr<PoolClient> client(new PoolClient(std::make_unique<Inside>(session)));
+    const Instant deadline = client->inside_->now() + uri.deadline;
+    for (;;) {
+        session->progress();
+        const bool over = session->hopeless() || client->inside_->now() >= deadline;
+        if (session->refused()) return fail(*session->trouble());
+        if (session->ready() || over || session->environment().waiter == nullptr) return client;
+        session->environment().waiter->wait(session->lanes(), std::min(deadline, session->next_deadline()));
+    }
+}
+
+Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tokens) const {
+    const auto* digester = inside_->session->digester();
+    if (digester == nullptr)
+        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->session->uri().address);
+    if (spec().block_tokens == 0)
+        return fail(Errc::Invalid, "the namespace has opaque keys, no token blocks");
+    return digester->chain(tokens, spec().block_tokens);
+}
+
+Result<Digest> PoolClient::key(Bytes own_key) const {
+    const auto* digester = inside_->session->digester();
+    if (digester == nullptr)
+        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->session->uri().address);
+    return digester->opaque(own_key);
+}
+
+void PoolClient::wait_for(const bool& done) {
+    while (!done) {
+        inside_->session->environment().waiter->wait(inside_->session->lanes(), inside_->next_deadline());
+        inside_->progress();
+    }
+}
+
+namespace {
+
+std::optional<Error> too_many(std::size_t count) {
+    if (count <= model::kBatchMax) return std::nullopt;
+    return Error{Errc::Invalid,
+                 fmt::format("expected a batch of at most {} blocks, saw {}", model::kBatchMax, count)};
+}
+
+}  // namespace
+
+Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
+                                       const CallOptions& options) {
+    auto call = std::make_shared<MatchCall>(inside_->session, inside_->deadline(options),
+                                            chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
+    inside_->launch(call);
+    return Pending<Match>(std::make_shared<Pending<Match>::State>(Pending<Match>::State{std::move(call)}));
+}
+
+namespace {
+
+template <class CallType>
+auto pending(std::shared_ptr<CallType> call) {
+    using State = Pending<Report>::State;
+    return Pending<Report>(std::make_shared<State>(State{std::move(call)}));
+}
+
+}  // namespace
+
+Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
+    auto call =
+        std::make_shared<GetCall>(inside_->session, inside_->deadline(options), items, options.verify);
+    auto wrong = too_many(items.size());
+    wrong ? call->end(wrong) : inside_->launch(call);
+    return pending(std::move(call));
+}
+
+Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const CallOptions& options) {
+    auto call = std::make_shared<PutCall>(inside_->session, inside_->deadline(options), items);
+    auto wrong = too_many(items.size());
+    wrong ? call->end(wrong) : inside_->launch(call);
+    return pending(std::move(call));
+}
+
+Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const CallOptions& options) {
+    auto call = std::make_shared<KeysCall>(inside_->session, inside_->deadline(options), keys, false);
+    auto wrong = too_many(keys.size());
+    wrong ? call->end(wrong) : inside_->launch(call);
+    return pending(std::move(call));
+}
+
+Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const CallOptions& options) {
+    auto call = std::make_shared<KeysCall>(inside_->session, inside_->deadline(options), keys, true);
+    auto wrong = too_many(keys.size());
+    wrong ? call->end(wrong) : inside_->launch(call);
+    return pending(std::move(call));
+}
+
+Match PoolClient::match(std::span<const Digest> chain, std::uint32_t lease_ms, const CallOptions& options) {
+    auto started = start_match(chain, lease_ms, options);
+    wait_for(started.state_->call->done());
+    return started.take();
+}
+
+Report PoolClient::get(std::span<const GetItem> items, const CallOptions& options) {
+    auto started = start_get(items, options);
+    wait_for(started.state_->call->done());
+    return started.take();
+}
+
+Report PoolClient::put(std::span<const PutItem> items, const CallOptions& options) {
+    auto started = start_put(items, options);
+    wait_for(started.state_->call->done());
+    return started.take();
+}
+
+Report PoolClient::exists(std::span<const Digest> keys, const CallOptions& options) {
+    auto started = start_exists(keys, options);
+    wait_for(started.state_->call->done());
+    return started.take();
+}
+
+Report PoolClient::remove(std::span<const Digest> keys, const CallOptions& options) {
+    auto started = start_remove(keys, options);
+    wait_for(started.state_->call->done());
+    return started.take();
+}
+
+Result<std::vector<Statistic>> PoolClient::stats(const CallOptions& options) {
+    auto call =
+        std::make_shared<InfoCall>(inside_->session, inside_->deadline(options), wire::StatsRequest{});
+    inside_->launch(call);
+    wait_for(call->done());
+    return call->take_stats();
+}
+
+Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, const CallOptions& options) {
+    auto call = std::make_shared<InfoCall>(inside_->session, inside_->deadline(options),
+                                           wire::List{.cursor = cursor, .limit = limit});
+    inside_->launch(call);
+    wait_for(call->done());
+    return call->take_listing();
+}
+
+void PoolClient::progress() { inside_->progress(); }
+
+Instant PoolClient::next_deadline() const noexcept { return inside_->next_deadline(); }
+
+Result<int> PoolClient::event_fd() {
+    if (!inside_->events) {
+        auto events = EventSet::create();
+        if (!events) return fail(events.error());
+        inside_->events = std::move(*events);
+    }
+    inside_->events->watch(inside_->session->lanes(), inside_->next_deadline(), inside_->now());
+    return inside_->events->fd();
+}
+
+Status PoolClient::status() const { return inside_->session->status(); }
+
+const NamespaceSpec& PoolClient::spec() const noexcept { return inside_->session->spec(); }
+
+}  // namespace cmpool::client

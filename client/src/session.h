@@ -1,0 +1,184 @@
+#pragma once
+
+#include "attachment.h"
+#include "breaker.h"
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include <cmpool/base/clock.h>
+#include <cmpool/base/result.h>
+#include <cmpool/client/environment.h>
+#include <cmpool/client/pool_client.h>
+#include <cmpool/client/pool_uri.h>
+#include <cmpool/model/digest.h>
+#include <cmpool/model/namespace.h>
+#include <cmpool/transport/lane.h>
+#include <cmpool/wire/messages.h>
+
+namespace cmpool::client {
+
+/// An attempt to connect that takes longer has failed.
+inline constexpr std::chrono::seconds kConnectDeadline{2};
+/// Messages that wait for room on the lane; above it a request fails with Again.
+inline constexpr std::size_t kUnsentMax = 8192;
+
+/// Who asked something, and hears the answer. Exactly one of answer() and lost() ends a request.
+class Asker {
+public:
+    virtual ~Asker() = default;
+    /// Where the answer's payload goes; called before answer() if there is one.
+    virtual void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into);
+    virtual void answer(std::uint64_t part, const wire::Body& answer) = 0;
+    virtual void lost(std::uint64_t part, const Error& why) = 0;
+};
+
+/// The connection to one pool server: finds the best lane, opens the namespace, maps what can be
+/// mapped, sends requests and routes answers. It never waits.
+///
+///   Threads  one
+class Session final : public transport::Receiver {
+public:
+    Session(Environment environment, PoolUri uri, NamespaceSpec spec);
+    ~Session() override;
+
+    /// Moves everything; to be called when a lane has something, and at next_deadline().
+    void progress();
+    [[nodiscard]] Instant next_deadline() const noexcept;
+    [[nodiscard]] std::vector<transport::Lane*> lanes() const;
+
+    [[nodiscard]] bool ready() const noexcept { return state_ == State::Ready; }
+    /// Nobody should wait for this pool now.
+    [[nodiscard]] bool hopeless() const noexcept { return breaker_.open(); }
+    [[nodiscard]] const std::optional<Error>& trouble() const noexcept { return trouble_; }
+    /// The pool has refused us; trying again is for people.
+    [[nodiscard]] bool refused() const noexcept { return refused_; }
+    /// A call's deadline passed without an answer.
+    void overdue(const Error& why);
+
+    /// Sends a request; its answer comes to `asker`. Errors: PeerDown when not ready, Again.
+    [[nodiscard]] Result<std::uint64_t> ask(Asker& asker, std::uint64_t part, wire::Body body,
+                                            std::span<const Bytes> payload = {});
+    /// Sends a message that has no answer.
+    void tell(wire::Body body);
+    /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
+    /// that still sends from one of them is given up for it.
+    void forget(Asker& asker);
+
+    /// Same-host memory; null where there is none.
+    [[nodiscard]] const std::shared_ptr<Attachment>& attachment() const noexcept { return attachment_; }
+    /// Maps segments that are new since the last time. True when that has begun.
+    [[nodiscard]] bool refresh(Asker& asker);
+    [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
+    void cannot_pull() noexcept { can_pull_ = false; }
+
+    [[nodiscard]] const model::Digester* digester() const noexcept {
+        return digester_ ? &*digester_ : nullptr;
+    }
+    [[nodiscard]] std::uint32_t namespace_id() const noexcept { return namespace_id_; }
+    [[nodiscard]] transport::Fabric& fabric() const;
+    [[nodiscard]] const Environment& environment() const noexcept { return environment_; }
+    [[nodiscard]] const PoolUri& uri() const noexcept { return uri_; }
+    [[nodiscard]] const NamespaceSpec& spec() const noexcept { return spec_; }
+    [[nodiscard]] Status status() const;
+
+private:
+    enum class State : std::uint8_t { Down, Greeting, GreetingLocal, Opening, Attaching, Ready };
+    struct Failure {
+        Error why;
+        bool refused = false;  ///< by a pool that will not change its mind
+    };
+    struct Request {
+        Asker* asker;
+        std::uint64_t part;
+    };
+    struct Unsent {
+        std::uint64_t request_id;
+        std::vector<std::byte> head;
+        std::vector<Bytes> payload;
+    };
+    struct Import {
+        enum class Role : std::uint8_t { Index, Control, Data } role;
+        std::uint32_t index;
+        wire::Grant grant;
+        std::unique_ptr<transport::RemoteSegment> segment;
+        bool done = false;
+    };
+
+    // transport::Receiver
+    void place(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes,
+               std::vector<MutableBytes>& into) override;
+    void message(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes) override;
+
+    void connect();
+    void down(const Failure& failure);
+    void fail_lane(Error why, bool refused = false);
+    void settle_failure();
+
+    void greet(transport::Lane& lane);
+    void handshake(transport::Lane& lane, const wire::Body& body);
+    void welcomed(transport::Lane& lane, const wire::Welcome& welcome);
+    void try_local(const wire::Welcome& welcome);
+    void give_up_local(std::string why);
+    void open_namespace();
+    void opened(const wire::NamespaceOpened& opened);
+    void attach();
+    void attached(const wire::Attached& attached);
+    void start_imports();
+    void imports_done();
+    void become_ready();
+    void refreshed(const std::optional<Error>& trouble);
+    void probe();
+
+    void pump(std::unique_ptr<transport::Lane>& lane);
+    void completed(const transport::Completion& done);
+    void flush();
+    [[nodiscard]] bool post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload);
+    [[nodiscard]] std::uint64_t send_own(transport::Lane& lane, wire::Body body);
+
+    Environment environment_;
+    PoolUri uri_;
+    NamespaceSpec spec_;
+    State state_ = State::Down;
+    Instant attempt_ends_ = Instant::never();
+    Breaker breaker_;
+    bool refused_ = false;
+    bool probing_ = false;
+    std::optional<Error> trouble_;
+    wire::Encoder encoder_;
+    wire::Decoder decoder_;
+
+    std::unique_ptr<transport::Lane> lane_;
+    std::unique_ptr<transport::Lane> local_;    ///< while we find out whether it leads to the same server
+    std::optional<Failure> failure_;            ///< of lane_, until progress() ends it
+    std::optional<std::string> local_failure_;  ///< of local_
+
+    std::uint64_t next_id_ = 1;
+    std::uint64_t handshake_id_ = 0;
+    std::unordered_map<std::uint64_t, Request> requests_;
+    std::unordered_set<std::uint64_t> sending_;  ///< requests whose payload the lane still reads
+    std::deque<Unsent> unsent_;
+    std::uint64_t landing_ = 0;  ///< request whose payload is arriving
+
+    wire::Welcome server_;
+    std::string plane_;
+    std::optional<model::Digester> digester_;
+    std::uint32_t namespace_id_ = 0;
+    std::uint64_t lease_bytes_max_ = 0;
+    bool can_pull_ = false;
+
+    std::shared_ptr<Attachment> attachment_;
+    wire::Attached attaching_;
+    std::vector<Import> imports_;
+    std::size_t imports_started_ = 0;
+    std::size_t imports_ended_ = 0;
+    std::vector<Asker*> refreshing_;  ///< who waits for new segments
+};
+
+}  // namespace cmpool::client
