@@ -170,6 +170,10 @@ Result<Digest> PoolClient::key(Bytes own_key) const {
     return digester->opaque(own_key);
 }
 
+Result<Registration> PoolClient::register_buffer(MutableBytes memory) {
+    return inside_->session->register_buffer(memory);
+}
+
 void PoolClient::wait_for(const bool& done) {
     while (!done) {
         inside_->session->environment().waiter->wait(inside_->session->lanes(), inside_->next_deadline());
