@@ -16,11 +16,9 @@ IndexWriter::IndexWriter(MutableBytes table, unsigned bucket_bits, std::uint64_t
     : buckets_(reinterpret_cast<model::Bucket*>(table.data()), (std::uint64_t{1} << bucket_bits) + 1),
       bucket_bits_(bucket_bits),
       owners_(buckets_.size() * kSlotsPerBucket, kNoExtent),
-      spilled_(owners_.size()) {
+      spilled_(owners_.size()),
+      incarnation_(incarnation) {
     CMPOOL_ASSERT(table.size() >= table_bytes(bucket_bits));
-    for (std::uint64_t index = 0; index < buckets_.size(); ++index) {
-        buckets_[index].identity = incarnation << 32 | index;
-    }
 }
 
 model::Slot& IndexWriter::slot(std::uint64_t index) const noexcept {
@@ -65,6 +63,8 @@ bool IndexWriter::insert(std::uint64_t prefix, const model::Location& at, Extent
     const std::uint64_t index = spill ? next_slot : home_slot;
     if (index == kNoSlot) return false;
 
+    // Only now: a bucket that nothing ever lay in costs no memory.
+    buckets_[index / kSlotsPerBucket].identity = incarnation_ << 32 | index / kSlotsPerBucket;
     owners_[index] = extent;
     spilled_[index] = spill;
     const model::Slot value = model::encode_slot(prefix, at);

@@ -47,6 +47,7 @@ private:
     unsigned bucket_bits_;
     std::vector<ExtentId> owners_;  ///< beside the table: which extent each slot shows
     std::vector<bool> spilled_;     ///< beside the table: the slot's entry is at home one bucket before
+    std::uint64_t incarnation_;
     std::uint64_t entries_ = 0;
 };
 
