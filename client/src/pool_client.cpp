@@ -11,7 +11,8 @@
 namespace cmpool::client {
 namespace {
 
-/// A client that only reads mapped memory still looks this often whether the server is there.
+/// A call does not look first whether the lane is well, unless nobody has for so long: a client that
+/// only reads mapped memory would never learn that its server has gone.
 constexpr std::chrono::milliseconds kHealthInterval{5};
 
 }  // namespace
@@ -67,7 +68,7 @@ struct PoolClient::Inside {
 
 void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
     const Instant at = now();
-    if (!session->ready() || !call->local() || at - looked >= kHealthInterval) {
+    if (!session->ready() || session->hopeless() || at - looked >= kHealthInterval) {
         looked = at;
         session->progress();
     }
@@ -83,6 +84,7 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
 }
 
 void PoolClient::Inside::progress() {
+    looked = now();
     session->progress();
     if (session->ready()) {
         for (const auto& call : std::exchange(waiting, {})) {
@@ -101,17 +103,19 @@ void PoolClient::Inside::progress() {
 // its buffers are the caller's again, and nobody waits for this pool until it answers.
 void PoolClient::Inside::expire() {
     const Instant at = now();
-    const Error late{Errc::Deadline, fmt::format("{} did not answer in time", session->uri().address)};
+    const auto late = [&] {
+        return Error{Errc::Deadline, fmt::format("{} did not answer in time", session->uri().address)};
+    };
     for (const auto& call : active) {
         if (call->done() || call->deadline() > at) continue;
         session->forget(*call);
-        call->end(late);
-        session->overdue(late);
+        call->end(late());
+        session->overdue(late());
     }
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
-        call->end(session->trouble().value_or(late));
-        session->overdue(late);
+        call->end(session->trouble().value_or(late()));
+        session->overdue(late());
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }

@@ -442,7 +442,8 @@ void Session::probe() {
     (void)send_own(*lane_, wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t, std::vector<MutableBytes>& into) {
+void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message) return;
     const auto request = requests_.find(message->request_id);

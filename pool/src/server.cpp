@@ -135,6 +135,7 @@ void Peer::message(transport::Lane&, Bytes head, std::uint64_t) { server.message
 
 // Only puts have payloads. Anything else is read and dropped, and message() answers it.
 void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
     const auto& ask = std::get<wire::Put>(message->body);
