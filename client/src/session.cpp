@@ -53,7 +53,8 @@ Result<std::shared_ptr<transport::Segment>> Session::window(Bytes memory) {
     }
     // A window can be read, never written; the interface has one kind of span for both.
     const MutableBytes bytes(const_cast<std::byte*>(memory.data()), memory.size());
-    auto segment = environment_.local->register_memory(bytes, transport::Access::Read);
+    const auto& fabric = environment_.local ? environment_.local : environment_.network;
+    auto segment = fabric->register_memory(bytes, transport::Access::Read);
     if (!segment) return fail(segment.error());
     return std::shared_ptr<transport::Segment>(std::move(*segment));
 }

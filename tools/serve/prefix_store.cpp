@@ -8,7 +8,7 @@ Result<std::unique_ptr<engine::PrefixStore>> make_prefix_store(const std::string
                                                                const engine::Model& model,
                                                                engine::PagedKv& kv) {
     if (uri == "none") return nullptr;
-    return engine::open_pool_prefix_store(uri, model, kv.shape());
+    return engine::open_pool_prefix_store(uri, model, kv);
 }
 
 }  // namespace cmpool::serve

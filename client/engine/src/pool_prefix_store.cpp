@@ -88,8 +88,12 @@ private:
 
 class PoolPrefixStore final : public PrefixStore {
 public:
-    PoolPrefixStore(std::unique_ptr<PoolClient> reader, std::unique_ptr<PoolClient> writer, Nanos deadline)
-        : pool_(std::move(reader)), deadline_(deadline), storer_(std::move(writer)) {}
+    PoolPrefixStore(std::unique_ptr<PoolClient> reader, std::unique_ptr<PoolClient> writer,
+                    client::Registration pages, Nanos deadline)
+        : pool_(std::move(reader)),
+          pages_(std::move(pages)),
+          deadline_(deadline),
+          storer_(std::move(writer)) {}
 
     std::size_t load(std::span<const std::uint32_t> tokens, std::span<const MutableBytes> pages) override {
         pool_->progress();
@@ -122,6 +126,7 @@ public:
 private:
     SystemClock clock_;
     std::unique_ptr<PoolClient> pool_;
+    client::Registration pages_;
     Nanos deadline_;
     Storer storer_;
 };
@@ -143,15 +148,18 @@ client::NamespaceSpec namespace_of(const Model& model, const BlockShape& shape) 
 }
 
 Result<std::unique_ptr<PrefixStore>> open_pool_prefix_store(std::string_view uri, const Model& model,
-                                                            const BlockShape& shape) {
+                                                            PagedKv& kv) {
     const auto parsed = client::PoolUri::parse(uri);
     if (!parsed) return fail(parsed.error());
-    const auto spec = namespace_of(model, shape);
+    const auto spec = namespace_of(model, kv.shape());
     auto reader = PoolClient::open(uri, spec);
     if (!reader) return fail(reader.error());
     auto writer = PoolClient::open(uri, spec);
     if (!writer) return fail(writer.error());
-    return std::make_unique<PoolPrefixStore>(std::move(*reader), std::move(*writer), parsed->deadline);
+    auto pages = (*writer)->register_buffer(kv.bytes());
+    if (!pages) return fail(pages.error());
+    return std::make_unique<PoolPrefixStore>(std::move(*reader), std::move(*writer), std::move(*pages),
+                                             parsed->deadline);
 }
 
 }  // namespace cmpool::engine
