@@ -104,7 +104,7 @@ public:
 private:
     struct Chunk {
         std::vector<std::uint32_t> items;
-        std::unique_ptr<transport::Segment> window;  ///< while the pool reads from our memory
+        std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
     };
     static constexpr std::uint64_t kWanted = UINT64_MAX;  ///< the part that asks what is there already
 

@@ -11,7 +11,8 @@
 namespace cmpool::client {
 namespace {
 
-/// A client that only reads mapped memory still looks this often whether the server is there.
+/// A call does not look first whether the lane is well, unless nobody has for so long: a client that
+/// only reads mapped memory would never learn that its server has gone.
 constexpr std::chrono::milliseconds kHealthInterval{5};
 
 Error late(const PoolUri& uri) {
@@ -71,7 +72,7 @@ struct PoolClient::Inside {
 
 void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
     const Instant at = now();
-    if (!session->ready() || !call->local() || at - looked >= kHealthInterval) {
+    if (!session->ready() || session->hopeless() || at - looked >= kHealthInterval) {
         looked = at;
         session->progress();
     }
@@ -87,6 +88,7 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
 }
 
 void PoolClient::Inside::progress() {
+    looked = now();
     session->progress();
     if (session->ready()) {
         for (const auto& call : std::exchange(waiting, {})) {
@@ -105,17 +107,16 @@ void PoolClient::Inside::progress() {
 // its buffers are the caller's again, and nobody waits for this pool until it answers.
 void PoolClient::Inside::expire() {
     const Instant at = now();
-    const Error why = late(session->uri());
     for (const auto& call : active) {
         if (call->done() || call->deadline() > at) continue;
         session->forget(*call);
-        call->end(why);
-        session->overdue(why);
+        call->end(late(session->uri()));
+        session->overdue(late(session->uri()));
     }
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
-        call->end(session->trouble().value_or(why));
-        session->overdue(why);
+        call->end(session->trouble().value_or(late(session->uri())));
+        session->overdue(late(session->uri()));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
@@ -174,6 +175,10 @@ Result<Digest> PoolClient::key(Bytes own_key) const {
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->session->uri().address);
     return digester->opaque(own_key);
+}
+
+Result<Registration> PoolClient::register_buffer(MutableBytes memory) {
+    return inside_->session->register_buffer(memory);
 }
 
 void PoolClient::wait_for(const bool& done) {

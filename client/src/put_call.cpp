@@ -92,15 +92,15 @@ bool PutCall::send_pulled(std::uint64_t part) {
         begin = begin == nullptr ? bytes.data() : std::min(begin, bytes.data());
         end = std::max(end, bytes.data() + bytes.size());
     }
-    // A window can be read, never written; the interface has one kind of span for both.
-    const MutableBytes memory(const_cast<std::byte*>(begin), static_cast<std::size_t>(end - begin));
-    auto window = session().fabric().register_memory(memory, transport::Access::Read);
+    auto window = session().window({begin, static_cast<std::size_t>(end - begin)});
     if (!window) return false;
     chunk.window = std::move(*window);
+    const MutableBytes memory = chunk.window->bytes();
     std::vector<wire::PutItem> items;
     for (const std::uint32_t index : chunk.items) {
         items.push_back(describe(index));
-        items.back().window_offset = static_cast<std::uint64_t>(items_[index].from.front().data() - begin);
+        items.back().window_offset =
+            static_cast<std::uint64_t>(items_[index].from.front().data() - memory.data());
     }
     wire::Put put{session().namespace_id(), items, {}};
     put.window.push_back({.bytes = memory.size(),

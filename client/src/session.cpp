@@ -29,8 +29,34 @@ Session::~Session() {
     if (local_) (void)local_->quiesce(kQuiesceLimit);
 }
 
-transport::Fabric& Session::fabric() const {
-    return plane_.starts_with("shm") && environment_.local ? *environment_.local : *environment_.network;
+// Windows are what same-host lanes pull from; over a network payloads travel, and nothing is exposed.
+Result<Registration> Session::register_buffer(MutableBytes memory) {
+    auto state = std::make_shared<Registration::State>();
+    if (environment_.local != nullptr) {
+        auto segment = environment_.local->register_memory(memory, transport::Access::Read);
+        if (!segment) return fail(segment.error());
+        *state = {environment_.local, std::move(*segment)};
+        std::erase_if(registrations_, [](const auto& each) { return each.expired(); });
+        registrations_.push_back(state);
+    }
+    return Registration(std::move(state));
+}
+
+Result<std::shared_ptr<transport::Segment>> Session::window(Bytes memory) {
+    for (const auto& each : registrations_) {
+        const auto state = each.lock();
+        if (state == nullptr) continue;
+        const MutableBytes known = state->segment->bytes();
+        const bool inside =
+            memory.data() >= known.data() && memory.data() + memory.size() <= known.data() + known.size();
+        if (inside) return std::shared_ptr<transport::Segment>(state, state->segment.get());
+    }
+    // A window can be read, never written; the interface has one kind of span for both.
+    const MutableBytes bytes(const_cast<std::byte*>(memory.data()), memory.size());
+    const auto& fabric = environment_.local ? environment_.local : environment_.network;
+    auto segment = fabric->register_memory(bytes, transport::Access::Read);
+    if (!segment) return fail(segment.error());
+    return std::shared_ptr<transport::Segment>(std::move(*segment));
 }
 
 std::vector<transport::Lane*> Session::lanes() const {
@@ -416,7 +442,8 @@ void Session::probe() {
     (void)send_own(*lane_, wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t, std::vector<MutableBytes>& into) {
+void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message) return;
     const auto request = requests_.find(message->request_id);

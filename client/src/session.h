@@ -39,6 +39,12 @@ public:
     virtual void lost(std::uint64_t part, const Error& why) = 0;
 };
 
+/// The segment of a registered buffer, and what keeps its fabric alive.
+struct Registration::State {
+    std::shared_ptr<transport::Fabric> fabric;
+    std::unique_ptr<transport::Segment> segment;
+};
+
 /// The connection to one pool server: finds the best lane, opens the namespace, maps what can be
 /// mapped, sends requests and routes answers. It never waits.
 ///
@@ -76,13 +82,15 @@ public:
     /// Maps segments that are new since the last time. True when that has begun.
     [[nodiscard]] bool refresh(Asker& asker);
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
+    /// A segment that the pool may read `memory` from: registered before, or made now.
+    [[nodiscard]] Result<std::shared_ptr<transport::Segment>> window(Bytes memory);
+    [[nodiscard]] Result<Registration> register_buffer(MutableBytes memory);
     void cannot_pull() noexcept { can_pull_ = false; }
 
     [[nodiscard]] const model::Digester* digester() const noexcept {
         return digester_ ? &*digester_ : nullptr;
     }
     [[nodiscard]] std::uint32_t namespace_id() const noexcept { return namespace_id_; }
-    [[nodiscard]] transport::Fabric& fabric() const;
     [[nodiscard]] const Environment& environment() const noexcept { return environment_; }
     [[nodiscard]] const PoolUri& uri() const noexcept { return uri_; }
     [[nodiscard]] const NamespaceSpec& spec() const noexcept { return spec_; }
@@ -172,6 +180,7 @@ private:
     std::uint32_t namespace_id_ = 0;
     std::uint64_t lease_bytes_max_ = 0;
     bool can_pull_ = false;
+    std::vector<std::weak_ptr<Registration::State>> registrations_;
 
     std::shared_ptr<Attachment> attachment_;
     wire::Attached attaching_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <unordered_set>
 
 #include <cmpool/base/assert.h>
 #include <cmpool/base/units.h>
@@ -146,7 +147,7 @@ DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
 }
 
 void DomainStore::abort(ExtentId id) {
-    writing_.erase(header(map_[id]).digest);
+    writing_.erase(specs_.at(id).digest);
     specs_.erase(id);
     map_.free(id);
 }
@@ -154,7 +155,11 @@ void DomainStore::abort(ExtentId id) {
 Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
     const BlockSpec spec = specs_.at(id);
     model::BlockHeader& head = header(map_[id]);
+    // What was said at begin() counts, not what the memory says by now.
+    head = {.digest = spec.digest, .length = spec.length};
     const bool intact = model::checksum(payload(map_[id])) == checksum;
+    // Another block with the same 64 bits, or this one with a damaged header, would hide it for ever.
+    if (const ExtentId other = index_.find(spec.digest.prefix()); other != kNoExtent) evict({other});
     const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
     if (!intact) ++counts_.corrupt_blocks;
     if (!intact || orphan) {
@@ -192,17 +197,31 @@ bool DomainStore::publish(ExtentId id, const BlockSpec& spec) {
     return true;
 }
 
-// Both buckets are full: the oldest block of the same namespace makes way.
+// A block and all that is colder in its group, which covers what hangs on it. Empty when that is more
+// than count_max, or when somebody reads some of it.
+std::vector<ExtentId> DomainStore::tail_from(ExtentId id, std::size_t count_max) const {
+    std::vector<ExtentId> tail;
+    for (; id != kNoExtent; id = map_[id].next) {
+        if (tail.size() == count_max || busy(map_[id])) return {};
+        tail.push_back(id);
+    }
+    return tail;
+}
+
+// Both buckets are full: of the blocks of the same namespace, the one with least behind it makes way,
+// and what is behind it; but nothing that the new block hangs on.
 void DomainStore::free_a_slot(const BlockSpec& spec) {
     apply_touches();
     pins_.refresh();
-    ExtentId oldest = kNoExtent;
+    const ExtentId parent = find(spec.parent);
+    std::vector<ExtentId> least;
     for (const ExtentId id : index_.neighbours(spec.digest.prefix())) {
-        const Extent& extent = map_[id];
-        if (extent.namespace_id != spec.namespace_id || busy(extent)) continue;
-        if (oldest == kNoExtent || header(extent).generation < header(map_[oldest]).generation) oldest = id;
+        if (map_[id].namespace_id != spec.namespace_id) continue;
+        auto tail = tail_from(id, least.empty() ? kVictimsMax : least.size() - 1);
+        if (tail.empty() || std::ranges::find(tail, parent) != tail.end()) continue;
+        least = std::move(tail);
     }
-    if (oldest != kNoExtent) evict({oldest});
+    evict(least);
 }
 
 // ---- making room ----
@@ -241,6 +260,20 @@ void DomainStore::evict(const std::vector<ExtentId>& victims) {
         take_out(id);
     }
     reclaim(victims);
+}
+
+// Blocks that go out of turn take along what is behind them in their groups, but for what somebody
+// reads: no match can reach a block whose parent is gone.
+std::vector<ExtentId> DomainStore::with_followers(std::vector<ExtentId> victims) const {
+    std::unordered_set<ExtentId> chosen(victims.begin(), victims.end());
+    for (std::size_t at = 0, count = victims.size(); at < count; ++at) {
+        for (ExtentId id = map_[victims[at]].next; id != kNoExtent; id = map_[id].next) {
+            if (busy(map_[id])) continue;
+            if (!chosen.insert(id).second) break;  // what is behind that one is chosen, or will be
+            victims.push_back(id);
+        }
+    }
+    return victims;
 }
 
 void DomainStore::sweep() {
@@ -289,8 +322,9 @@ bool DomainStore::make_room(std::uint64_t length) {
     const std::uint64_t want = units + std::min(capacity / 64, kAheadUnitsMax);
     std::uint64_t evicted = 0;
     while (!map_.fits(units)) {
-        // Cold blocks gave enough memory, but scattered: clear a run instead of the whole pool.
-        if (evicted >= 2 * want && clear_run(units)) return true;
+        // Cold blocks gave enough memory, but scattered: clear a run instead of the whole pool. If there
+        // is none to clear, more eviction makes none.
+        if (evicted >= 2 * want) return clear_run(units);
         pins_.refresh();
         const auto victims = coldest_blocks(want);
         if (victims.empty()) return clear_run(units);
@@ -317,7 +351,8 @@ bool DomainStore::clear_run(std::uint32_t units) {
             if (!free) run.push_back(id);
             length += extent.units;
             if (length < units) continue;
-            evict(run);
+            if (run.empty()) map_.bring_forward(id);
+            evict(with_followers(std::move(run)));
             if (map_.fits(units)) return true;
             break;  // a pin came in between: try the next segment
         }
@@ -343,7 +378,7 @@ bool DomainStore::clear_segment(std::size_t index) {
         if (extent.state != ExtentState::Live || busy(extent)) return false;
         victims.push_back(id);
     }
-    evict(victims);
+    evict(with_followers(std::move(victims)));
     return map_[first_extents_[index]].units * kUnitBytes == segment_bytes_;
 }
 

@@ -125,9 +125,11 @@ private:
     [[nodiscard]] GroupId new_group(GroupId parent);
     [[nodiscard]] bool publish(ExtentId id, const BlockSpec& spec);
     void free_a_slot(const BlockSpec& spec);
+    [[nodiscard]] std::vector<ExtentId> tail_from(ExtentId id, std::size_t count_max) const;
 
     void apply_touches();
     void evict(const std::vector<ExtentId>& victims);
+    [[nodiscard]] std::vector<ExtentId> with_followers(std::vector<ExtentId> victims) const;
     void take_out(ExtentId id);
     void reclaim(const std::vector<ExtentId>& extents);
     [[nodiscard]] std::vector<ExtentId> coldest_blocks(std::uint64_t units);

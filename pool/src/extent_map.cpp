@@ -157,6 +157,11 @@ ExtentId ExtentMap::free(ExtentId id) {
     return id;
 }
 
+void ExtentMap::bring_forward(ExtentId id) {
+    unlink_free(id);
+    link_free(id);
+}
+
 std::string ExtentMap::check_invariants() const {
     std::uint64_t free_seen = 0;
     for (ExtentId id = 0; id < extents_.size(); ++id) {

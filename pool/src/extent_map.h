@@ -61,6 +61,10 @@ public:
     /// extent that it became part of.
     ExtentId free(ExtentId id);
 
+    /// Makes a free extent the first of its size class, where fits() and allocate() see it: they look
+    /// at a few extents of a class only.
+    void bring_forward(ExtentId id);
+
     [[nodiscard]] Extent& operator[](ExtentId id) noexcept { return extents_[id]; }
     [[nodiscard]] const Extent& operator[](ExtentId id) const noexcept { return extents_[id]; }
     [[nodiscard]] std::size_t size() const noexcept { return extents_.size(); }

@@ -15,11 +15,10 @@ std::uint64_t IndexWriter::table_bytes(unsigned bucket_bits) noexcept {
 IndexWriter::IndexWriter(MutableBytes table, unsigned bucket_bits, std::uint64_t incarnation)
     : buckets_(reinterpret_cast<model::Bucket*>(table.data()), (std::uint64_t{1} << bucket_bits) + 1),
       bucket_bits_(bucket_bits),
-      owners_(buckets_.size() * kSlotsPerBucket, kNoExtent) {
+      owners_(buckets_.size() * kSlotsPerBucket, kNoExtent),
+      spilled_(owners_.size()),
+      incarnation_(incarnation) {
     CMPOOL_ASSERT(table.size() >= table_bytes(bucket_bits));
-    for (std::uint64_t index = 0; index < buckets_.size(); ++index) {
-        buckets_[index].identity = incarnation << 32 | index;
-    }
 }
 
 model::Slot& IndexWriter::slot(std::uint64_t index) const noexcept {
@@ -64,7 +63,10 @@ bool IndexWriter::insert(std::uint64_t prefix, const model::Location& at, Extent
     const std::uint64_t index = spill ? next_slot : home_slot;
     if (index == kNoSlot) return false;
 
+    // Only now: a bucket that nothing ever lay in costs no memory.
+    buckets_[index / kSlotsPerBucket].identity = incarnation_ << 32 | index / kSlotsPerBucket;
     owners_[index] = extent;
+    spilled_[index] = spill;
     const model::Slot value = model::encode_slot(prefix, at);
     // The spill count first, so that a reader who sees the entry also looks for it.
     if (spill) model::store_release(buckets_[home].spill, buckets_[home].spill + 1);
@@ -83,10 +85,8 @@ std::uint64_t IndexWriter::slot_of(std::uint64_t prefix, ExtentId extent) const 
 }
 
 void IndexWriter::erase(std::uint64_t prefix, ExtentId extent) noexcept {
-    const std::uint64_t home = model::bucket_of(prefix, bucket_bits_);
     std::uint64_t index = slot_of(prefix, extent);
-    // A flipped bit in the header makes the prefix a wrong one. Then the whole table is searched, and
-    // a spill count may stay too high, which costs readers a second look.
+    // A flipped bit in the header makes the prefix a wrong one: then the whole table is searched.
     if (index == kNoSlot) {
         index =
             static_cast<std::uint64_t>(std::find(owners_.begin(), owners_.end(), extent) - owners_.begin());
@@ -95,8 +95,10 @@ void IndexWriter::erase(std::uint64_t prefix, ExtentId extent) noexcept {
     model::store_release(slot(index).location_word, 0);
     model::store_release(slot(index).tag_word, 0);
     owners_[index] = kNoExtent;
-    if (index / kSlotsPerBucket == home + 1)
-        model::store_release(buckets_[home].spill, buckets_[home].spill - 1);
+    if (spilled_[index]) {
+        model::Bucket& home = buckets_[index / kSlotsPerBucket - 1];
+        model::store_release(home.spill, home.spill - 1);
+    }
     --entries_;
 }
 

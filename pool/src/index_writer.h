@@ -29,7 +29,8 @@ public:
 
     /// False when both buckets of the prefix are full.
     [[nodiscard]] bool insert(std::uint64_t prefix, const model::Location& at, ExtentId extent) noexcept;
-    /// Takes the entry out; it must be there. The caller fences before it reuses the memory.
+    /// Takes the entry out; it must be there. The caller fences before it reuses the memory. A prefix
+    /// that is not the entry's own only costs a search.
     void erase(std::uint64_t prefix, ExtentId extent) noexcept;
     /// Who fills the two buckets of a prefix.
     [[nodiscard]] std::vector<ExtentId> neighbours(std::uint64_t prefix) const;
@@ -45,6 +46,8 @@ private:
     std::span<model::Bucket> buckets_;
     unsigned bucket_bits_;
     std::vector<ExtentId> owners_;  ///< beside the table: which extent each slot shows
+    std::vector<bool> spilled_;     ///< beside the table: the slot's entry is at home one bucket before
+    std::uint64_t incarnation_;
     std::uint64_t entries_ = 0;
 };
 

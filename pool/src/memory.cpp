@@ -10,6 +10,9 @@ namespace {
 
 constexpr std::uint64_t kSegmentBytesMin = 1 * MiB;
 constexpr std::uint64_t kSegmentBytesMax = 256 * MiB;
+/// What a slot of the index can count.
+constexpr std::uint64_t kExtentBytesMax = model::kUnitBytes << model::kUnitsBits;
+constexpr std::uint64_t kDomainBytesMax = model::kUnitBytes << model::kOffsetBits;
 /// The index is sized for blocks of this size filling half of its slots. Pages of it that no entry
 /// touches cost nothing.
 constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
@@ -28,6 +31,11 @@ Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const
     if (config.capacity_bytes < kCapacityMin) {
         return fail(Errc::Invalid, "expected a capacity of at least {}, saw {}", format_bytes(kCapacityMin),
                     format_bytes(config.capacity_bytes));
+    }
+    if (config.capacity_bytes > kDomainBytesMax || config.segment_bytes >= kExtentBytesMax) {
+        return fail(Errc::Invalid, "expected a capacity up to {} in segments below {}, saw {} and {}",
+                    format_bytes(kDomainBytesMax), format_bytes(kExtentBytesMax),
+                    format_bytes(config.capacity_bytes), format_bytes(config.segment_bytes));
     }
     const std::uint64_t wanted =
         config.segment_bytes != 0 ? config.segment_bytes

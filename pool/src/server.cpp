@@ -135,6 +135,7 @@ void Peer::message(transport::Lane&, Bytes head, std::uint64_t) { server.message
 
 // Only puts have payloads. Anything else is read and dropped, and message() answers it.
 void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+    if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
     const auto& ask = std::get<wire::Put>(message->body);
@@ -204,11 +205,11 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace&
                                                      kNamespacesPerPeerMax)});
     }
     ++peer.opening;
-    directory_.open_namespace(ask.spec, ask.fingerprint,
-                              {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key},
-                              [this, peer_id = peer.id, id](Result<NamespaceRecord> record) {
-                                  open_done(peer_id, id, std::move(record));
-                              });
+    directory_.open_namespace(
+        ask.spec, ask.fingerprint, {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key},
+        [self = std::weak_ptr(self_), peer_id = peer.id, id](Result<NamespaceRecord> record) {
+            if (const auto server = self.lock()) (*server)->open_done(peer_id, id, std::move(record));
+        });
 }
 
 void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record) {
@@ -283,8 +284,8 @@ void ServerImpl::flush(Peer& peer) {
 
 void ServerImpl::poll(Peer& peer) {
     std::array<transport::Completion, 64> done;
-    for (std::size_t count = done.size(); count == done.size();) {
-        count = peer.lane->poll(done);
+    // To the end: what a completion lets us post may be complete at once, and wakes nobody.
+    while (const std::size_t count = peer.lane->poll(done)) {
         for (const auto& completion : std::span(done).first(count)) {
             if (completion.kind != transport::OpKind::Send) {
                 put_completion(peer, completion);
@@ -297,7 +298,8 @@ void ServerImpl::poll(Peer& peer) {
             }
         }
         // Something went out: the clock of kSendDeadline starts anew.
-        if (count > 0) peer.stuck_since = Instant::never();
+        peer.stuck_since = Instant::never();
+        advance_puts(peer);
     }
     if (!peer.sending.empty() && peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
     if (peer.sending.empty() && peer.outbox.empty()) peer.stuck_since = Instant::never();

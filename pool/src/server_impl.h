@@ -148,7 +148,8 @@ private:
     [[nodiscard]] std::unique_ptr<IncomingPut> begin_put(Peer& peer, std::uint64_t id, const wire::Put& ask);
     void begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const wire::Grant& window);
     void post_reads(Peer& peer, IncomingPut& put);
-    void put_completion(Peer& peer, const transport::Completion& done);
+    static void put_completion(Peer& peer, const transport::Completion& done);
+    void advance_puts(Peer& peer);
     void finish_put(Peer& peer, IncomingPut& put);
     static void abort_put(IncomingPut& put);
 
@@ -181,6 +182,8 @@ private:
     std::uint64_t next_cookie_ = 1;
     std::uint64_t next_lease_ = 1;
     Counts counts_;
+    /// Answers of the directory that come after our end find it gone.
+    std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);
 };
 
 }  // namespace cmpool::pool

@@ -70,14 +70,15 @@ void ServerImpl::begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const 
 }
 
 void ServerImpl::post_reads(Peer& peer, IncomingPut& put) {
+    const std::size_t first = put.reads_posted;
+    const std::size_t count = std::min(put.items.size() - first, peer.lane->free_slots());
+    if (count == 0) return;
     std::vector<transport::Op> ops;
-    std::vector<std::array<MutableBytes, 1>> into(put.items.size());
-    for (std::size_t index = put.reads_posted; index < put.items.size(); ++index) {
-        into[index] = {put.items[index].payload};
+    for (auto& item : std::span(put.items).subspan(first, count)) {
         ops.push_back({.kind = transport::OpKind::Read,
                        .remote = put.window.get(),
-                       .offset = put.items[index].window_offset,
-                       .scatter = into[index],
+                       .offset = item.window_offset,
+                       .scatter = {&item.payload, 1},
                        .cookie = put.cookie});
     }
     const auto posted = peer.lane->post(ops);
@@ -97,15 +98,30 @@ void ServerImpl::put_completion(Peer& peer, const transport::Completion& done) {
     } else {
         ++put.reads_done;
     }
-    if (!put.failed && put.reads_posted < put.items.size()) post_reads(peer, put);
-    // Memory that a read may still fill is given back only when that read has ended.
-    if (put.reads_done < put.reads_posted || (!put.failed && put.reads_done < put.items.size())) return;
-    const auto whole = std::move(*found);
-    peer.puts.erase(found);
-    if (!whole->failed) return finish_put(peer, *whole);
-    for (const auto& item : whole->items) whole->outcomes[item.index] = Outcome::NoPull;
-    abort_put(*whole);
-    send(peer, whole->request_id, wire::Outcomes{.outcomes = whole->outcomes});
+}
+
+// Every put gets its turn whenever anything has completed: one that found no free slot has no
+// completion of its own to wait for.
+void ServerImpl::advance_puts(Peer& peer) {
+    for (std::size_t at = 0; at < peer.puts.size();) {
+        IncomingPut& put = *peer.puts[at];
+        if (!put.failed && put.window != nullptr) post_reads(peer, put);
+        // Memory that a read may still fill is given back only when that read has ended.
+        const bool reading = put.reads_done < put.reads_posted;
+        if (reading || (!put.failed && put.reads_done < put.items.size())) {
+            ++at;
+            continue;
+        }
+        const auto whole = std::move(peer.puts[at]);
+        peer.puts.erase(peer.puts.begin() + static_cast<std::ptrdiff_t>(at));
+        if (!whole->failed) {
+            finish_put(peer, *whole);
+            continue;
+        }
+        for (const auto& item : whole->items) whole->outcomes[item.index] = Outcome::NoPull;
+        abort_put(*whole);
+        send(peer, whole->request_id, wire::Outcomes{.outcomes = whole->outcomes});
+    }
 }
 
 void ServerImpl::abort_put(IncomingPut& put) {

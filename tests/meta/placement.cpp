@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <map>
 #include <vector>
 
@@ -39,21 +41,27 @@ TEST_CASE("a view without members, or with weights of zero only, owns nothing") 
 
 TEST_CASE("members own groups in proportion to their weights") {
     constexpr std::uint64_t kSeed = 21;
-    constexpr int kGroups = 400'000;
+    constexpr int kGroups = 100'000;
     CAPTURE(kSeed);
     const auto view = view_of(200, kSeed);
+    std::map<std::uint32_t, double> weight_expected;
+    std::map<std::uint32_t, double> weight_owned;
     std::uint64_t weights = 0;
     for (const auto& member : view.members) weights += member.weight;
-    std::map<std::uint64_t, std::uint64_t> owned;
+    std::map<std::uint64_t, int> owned;
     Rng rng(kSeed + 1);
     for (int round = 0; round < kGroups; ++round) ++owned[owner_of(view, rng.next())->node_id];
-    double worst = 0;
     for (const auto& member : view.members) {
         const double expected = double{kGroups} * member.weight / static_cast<double>(weights);
-        worst = std::max(worst, std::abs(static_cast<double>(owned[member.node_id]) - expected) / expected);
+        weight_expected[member.weight] += expected;
+        weight_owned[member.weight] += owned[member.node_id];
+        // Five standard deviations of chance.
+        CHECK(std::abs(owned[member.node_id] - expected) < 5 * std::sqrt(expected));
     }
-    // About 800 groups per unit of weight: five standard deviations of chance are 18 %.
-    CHECK(worst < 0.18);
+    for (const auto& [weight, expected] : weight_expected) {
+        CAPTURE(weight);
+        CHECK(weight_owned[weight] == doctest::Approx(expected).epsilon(0.03));
+    }
 }
 
 TEST_CASE("a new member takes its share and moves nothing else, whatever the order of members") {

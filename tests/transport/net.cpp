@@ -140,7 +140,10 @@ Net::Pair Net::pair() {
 std::vector<std::byte> pattern(std::size_t bytes, std::uint64_t seed) {
     std::vector<std::byte> out(bytes);
     Rng rng(seed);
-    for (auto& byte : out) byte = static_cast<std::byte>(rng.next());
+    for (std::size_t at = 0; at < bytes; at += sizeof(std::uint64_t)) {
+        const std::uint64_t word = rng.next();
+        std::memcpy(out.data() + at, &word, std::min(sizeof word, bytes - at));
+    }
     return out;
 }
 

@@ -213,8 +213,22 @@ TEST_CASE("mapped memory shows the owner's stores, where memory can be mapped") 
         REQUIRE(mapped);
         shared.word(128) = 0x1234;
         CHECK(*reinterpret_cast<const std::uint64_t*>(mapped->data() + 128) == 0x1234);
-        shared.segment.reset();
+        shared.segment->punch();
         CHECK(*reinterpret_cast<const std::uint64_t*>(mapped->data() + 128) == 0);  // zeros, not a fault
+        shared.segment.reset();
+        CHECK(*reinterpret_cast<const std::uint64_t*>(mapped->data() + 128) == 0);
+    });
+}
+
+// A borrowed view must survive the owner's clean stop.
+TEST_CASE("mapped memory stays as it was when its segment ends") {
+    on_each([](Net& net) {
+        Shared shared(net, Access::Read);
+        auto mapped = shared.remote->map();
+        if (!mapped) return;
+        shared.word(128) = 0x1234;
+        shared.segment.reset();
+        CHECK(*reinterpret_cast<const std::uint64_t*>(mapped->data() + 128) == 0x1234);
     });
 }
 

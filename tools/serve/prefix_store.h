@@ -11,7 +11,7 @@
 namespace cmpool::serve {
 
 /// The store behind `uri`, for blocks of this model in this memory; nullptr for "none".
-/// Errors: Unsupported when this program was built without a pool client.
+/// Errors: those of engine::open_pool_prefix_store().
 [[nodiscard]] Result<std::unique_ptr<engine::PrefixStore>> make_prefix_store(const std::string& uri,
                                                                              const engine::Model& model,
                                                                              engine::PagedKv& kv);

@@ -423,9 +423,11 @@ void SimLane::carry_out(const SimOpPtr& op, std::uint64_t at, std::uint64_t byte
     } else if (op->kind == OpKind::Read) {
         Landing landing(op->scatter);
         landing.advance(at);
-        landing.take(Bytes(target + at, bytes));
+        std::vector<std::byte> piece(bytes);
+        copy_from_shared(piece.data(), target + at, bytes);
+        landing.take(piece);
     } else if (!op->snapshot.empty()) {
-        std::memcpy(target + at, op->snapshot.data() + at, bytes);
+        copy_to_shared(target + at, op->snapshot.data() + at, bytes);
     } else {
         std::uint64_t skip = at;
         std::uint64_t done = 0;
@@ -434,7 +436,7 @@ void SimLane::carry_out(const SimOpPtr& op, std::uint64_t at, std::uint64_t byte
             skip -= skipped;
             part = part.subspan(skipped);
             part = part.first(std::min<std::uint64_t>(part.size(), bytes - done));
-            if (!part.empty()) std::memcpy(target + at + done, part.data(), part.size());
+            copy_to_shared(target + at + done, part.data(), part.size());
             done += part.size();
         }
     }

@@ -108,6 +108,7 @@ private:
     Landing message_landing_;
     Landing* landing_ = nullptr;  // null: the payload is a write's
     std::size_t messages_ = 0;
+    bool drained_ = false;
 };
 
 }  // namespace cmpool::transport

@@ -23,6 +23,9 @@ std::optional<Errc> status_error(std::uint16_t status) noexcept {
 Result<std::size_t> StreamLane::receive(Receiver& receiver) {
     if (ended_) return fail(*ended_);
     messages_ = 0;
+    // The last call read all there was: to ask the kernel again at once is a system call for nothing.
+    // What came since then, event_fd() shows.
+    if (std::exchange(drained_, false)) return 0;
     for (std::uint64_t moved = 0; moved < kReceiveBytesMax && messages_ < kReceiveMessagesMax;) {
         const Inbox::Filled filled = fill();
         if (filled.got == Inbox::Got::Nothing) {
@@ -44,7 +47,8 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
         // All that is buffered is handled now: nothing else would say that it is there.
         while (advance(receiver)) {
         }
-        if (ended_ || (filled.short_read && messages_ > 0)) break;
+        drained_ = filled.short_read && messages_ > 0;
+        if (ended_ || drained_) break;
     }
     flush();
     if (messages_ > 0) return messages_;

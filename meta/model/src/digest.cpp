@@ -1,12 +1,11 @@
+#include "xxh3.h"
+
 #include <bit>
 
+#include <cmpool/base/assert.h>
 #include <cmpool/model/digest.h>
 
 #include <sodium.h>
-#define XXH_INLINE_ALL
-#include <cmpool/base/assert.h>
-
-#include <xxhash.h>
 
 namespace cmpool::model {
 

@@ -131,6 +131,19 @@ struct Status {
 
 struct Environment;
 
+/// Memory that the fabric knows already, so that no call has to tell it: an engine registers its
+/// paged KV cache once. Moving hands it over; destroying it ends the registration.
+///
+///   Lifetime  the memory outlives it; it may outlive the client
+class Registration {
+public:
+    struct State;
+    explicit Registration(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+
+private:
+    std::shared_ptr<State> state_;
+};
+
 /// A call that is on its way. Dropping it does not cancel it.
 template <class T>
 class Pending {
@@ -175,6 +188,10 @@ public:
     [[nodiscard]] Result<std::vector<Digest>> chain(std::span<const std::uint32_t> tokens) const;
     /// The key for an engine's own key bytes. Errors: as chain().
     [[nodiscard]] Result<Digest> key(Bytes own_key) const;
+
+    /// Optional: plain memory works too. On `shm` a put whose blocks lie in registered memory names it
+    /// instead of a window of its own. Errors: those of the fabric.
+    [[nodiscard]] Result<Registration> register_buffer(MutableBytes memory);
 
     // ---- blocking: each returns by its deadline ----
     [[nodiscard]] Match match(std::span<const Digest> chain, std::uint32_t lease_ms = kLeaseMsDefault,

@@ -13,6 +13,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,6 +39,7 @@ public:
         pid_ = ::fork();
         CMPOOL_ASSERT(pid_ >= 0);
         if (pid_ == 0) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
             ::dup2(out_write.get(), STDOUT_FILENO);
             ::dup2(err_write.get(), STDERR_FILENO);
             ::execv(argv[0], argv.data());
@@ -57,6 +59,13 @@ public:
     [[nodiscard]] pid_t pid() const noexcept { return pid_; }
     void signal(int number) const noexcept {
         if (!status_) ::kill(pid_, number);
+    }
+
+    /// Stops it as a debugger would; when this returns it has stopped.
+    void freeze() const noexcept {
+        signal(SIGSTOP);
+        siginfo_t seen{};
+        CMPOOL_ASSERT(::waitid(P_PID, static_cast<id_t>(pid_), &seen, WSTOPPED | WNOWAIT) == 0);
     }
 
     /// The next line of its standard output; nothing when it ends or falls silent before one.

@@ -54,7 +54,7 @@ public:
 
     /// Handles what has arrived (messages, and the peer's one-sided operations where software
     /// executes them) and moves what is queued to go out; never waits, and returns after a bounded
-    /// amount of work. Returns the number of messages; 0 says nothing more is there now.
+    /// amount of work. Returns the number of messages; after 0, event_fd() says when there is more.
     /// Errors: PeerDown, for good, after the last message that arrived whole.
     [[nodiscard]] virtual Result<std::size_t> receive(Receiver& receiver) = 0;
 

@@ -156,10 +156,11 @@ struct Found {
 inline constexpr std::uint32_t kPinsMax = 8192;         ///< blocks that one client holds at once
 inline constexpr std::uint32_t kTouchRingSlots = 4096;  ///< a power of two; a full ring forgets touches
 
-/// A pin names an extent and the insert that filled it; 0: none.
+/// A pin names an extent and the insert that filled it; 0: none, which the highest bit keeps apart.
 [[nodiscard]] constexpr std::uint64_t pin_word(const Location& at) noexcept {
-    return at.offset_units << kGenerationBits | at.generation;
+    return std::uint64_t{1} << 63 | at.offset_units << kGenerationBits | at.generation;
 }
+static_assert(pin_word({}) != 0 && kOffsetBits + kGenerationBits < 63);
 
 /// A touch names a slot of the index and the insert it showed: the server finds the block without a search.
 [[nodiscard]] constexpr std::uint64_t touch_word(std::uint64_t slot_index,

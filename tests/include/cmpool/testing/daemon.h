@@ -1,0 +1,77 @@
+#pragma once
+
+#include <filesystem>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cmpool/base/assert.h>
+#include <cmpool/testing/process.h>
+#include <cmpool/testing/temp_folder.h>
+
+#include <fmt/format.h>
+
+namespace cmpool::testing {
+
+/// A real cmpoold in folders of its own, which outlive it: after kill() or stop() it can start() again
+/// under the same address.
+class Daemon {
+public:
+    explicit Daemon(std::vector<std::string> options = {"--capacity", "16M"}) : options_(std::move(options)) {
+        start();
+    }
+
+    void start() {
+        std::vector<std::string> command{CMPOOL_DAEMON,   "--listen",       address_,
+                                         "--runtime-dir", runtime_ / "run", "--data-dir",
+                                         data_ / "data",  "--log-level",    "warn"};
+        command.insert(command.end(), options_.begin(), options_.end());
+        process_ = std::make_unique<Process>(command);
+        const auto line = process_->read_line();
+        const std::string prefix = "ready cmpool://";
+        if (!line || !line->starts_with(prefix)) (void)process_->wait();
+        CMPOOL_ASSERT(line && line->starts_with(prefix));
+        address_ = line->substr(prefix.size());
+    }
+    void kill() {
+        process_->signal(SIGKILL);
+        CMPOOL_ASSERT(process_->wait() == -SIGKILL);
+    }
+    /// Whether it ended by itself, well, after being asked to.
+    [[nodiscard]] bool stop() {
+        process_->signal(SIGTERM);
+        return process_->wait() == 0;
+    }
+    void freeze() const { process_->freeze(); }
+    void thaw() const { process_->signal(SIGCONT); }
+
+    /// `query` is such as "?transport=shm".
+    [[nodiscard]] std::string uri(const std::string& query = "") const {
+        return fmt::format("cmpool://{}{}", address_, query);
+    }
+    [[nodiscard]] const std::string& address() const noexcept { return address_; }
+    [[nodiscard]] std::string socket() const { return runtime_ / "run/cmpoold.sock"; }
+    [[nodiscard]] std::filesystem::path runtime_folder() const { return runtime_ / "run"; }
+    [[nodiscard]] Process& process() noexcept { return *process_; }
+
+    [[nodiscard]] std::size_t files() const { return count(runtime_ / "run"); }
+    [[nodiscard]] std::size_t descriptors() const {
+        return count(fmt::format("/proc/{}/fd", process_->pid()));
+    }
+
+private:
+    static std::size_t count(const std::string& folder) {
+        const std::filesystem::directory_iterator all(folder);
+        return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+    }
+
+    TempFolder runtime_{"/dev/shm"};
+    TempFolder data_;
+    std::vector<std::string> options_;
+    std::string address_ = "127.0.0.1:0";
+    std::unique_ptr<Process> process_;
+};
+
+}  // namespace cmpool::testing

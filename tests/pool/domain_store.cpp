@@ -1,0 +1,735 @@
+// The store of one domain, over heap memory: what is visible when, what goes when room is needed, and
+// that no reader ever gets other bytes than were put.
+#include "domain_store.h"
+
+#include "fakes.h"
+#include "memory.h"
+
+#include <map>
+#include <set>
+
+#include <cmpool/base/units.h>
+#include <cmpool/model/placement.h>
+
+using namespace cmpool;
+using namespace cmpool::pool;
+using namespace cmpool::testing;
+using wire::Outcome;
+
+namespace {
+
+constexpr std::uint32_t kSpace = 3;
+
+/// A block of the test's world, named by a number.
+struct Node {
+    std::uint64_t number = 0;
+    std::uint64_t parent = 0;  ///< 0: none
+    std::uint32_t position = 0;
+    std::uint32_t length = 192;
+};
+
+struct Store {
+    explicit Store(std::uint64_t segment_bytes = 64 * KiB, std::size_t segments = 1, unsigned bucket_bits = 8,
+                   std::uint32_t its_group_blocks = 8)
+        : group_blocks(its_group_blocks),
+          bytes_each(segment_bytes),
+          store(std::make_unique<HeapSegment>(IndexWriter::table_bytes(bucket_bits)), bucket_bits,
+                segment_bytes, 0x77, clock) {
+        for (std::size_t at = 0; at < segments; ++at) add_segment();
+    }
+    void add_segment() { store.add_segment(std::make_unique<HeapSegment>(bytes_each)); }
+
+    [[nodiscard]] BlockSpec spec(const Node& node) const {
+        return {.namespace_id = kSpace,
+                .digest = digest_of(node.number),
+                .parent = node.parent == 0 ? model::kNoParent : digest_of(node.parent),
+                .position = node.position,
+                .length = node.length,
+                .begins_group =
+                    node.parent == 0 || model::group_start(node.position, group_blocks) == node.position};
+    }
+    DomainStore::Begun begin(const BlockSpec& block) {
+        auto begun = store.begin(block);
+        if (begun.refused == Outcome::Refused && store.make_room(block.length)) begun = store.begin(block);
+        return begun;
+    }
+    Outcome put(const BlockSpec& block, Bytes bytes) {
+        const auto begun = begin(block);
+        if (begun.refused) return *begun.refused;
+        REQUIRE(begun.payload.size() == bytes.size());
+        std::ranges::copy(bytes, begun.payload.begin());
+        return store.commit(begun.extent, model::checksum(bytes));
+    }
+    Outcome put(const Node& node) { return put(spec(node), bytes_of(node.number, node.length)); }
+    [[nodiscard]] ExtentId find(std::uint64_t number) const { return store.find(digest_of(number)); }
+    [[nodiscard]] bool has(std::uint64_t number) const { return find(number) != kNoExtent; }
+    [[nodiscard]] bool holds_exactly(const Node& node) const {
+        const ExtentId id = find(node.number);
+        return id != kNoExtent && same(store.view(id).payload, bytes_of(node.number, node.length)) &&
+               store.view(id).checksum == model::checksum(store.view(id).payload);
+    }
+    /// The header and payload of a live block, to be damaged.
+    [[nodiscard]] MutableBytes raw(ExtentId id) {
+        const Bytes payload = store.view(id).payload;
+        return {const_cast<std::byte*>(payload.data()) - model::kHeaderBytes,
+                model::kHeaderBytes + payload.size()};
+    }
+    [[nodiscard]] model::ControlPage& page() {
+        auto memory = std::make_unique<HeapSegment>(sizeof(model::ControlPage));
+        auto& control = *reinterpret_cast<model::ControlPage*>(memory->bytes().data());
+        store.pins().add(std::move(memory), processes.handle());
+        return control;
+    }
+    [[nodiscard]] model::Location location(ExtentId id) const {
+        const Extent& extent = store.extent(id);
+        return {extent.offset_units, extent.units, extent.generation};
+    }
+    void check() const { REQUIRE(store.check_invariants() == ""); }
+
+    TestClock clock;
+    FakeProcesses processes;
+    std::uint32_t group_blocks;
+    std::uint64_t bytes_each;
+    DomainStore store;
+};
+
+void flip(MutableBytes bytes, std::uint64_t bit) {
+    bytes[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+}
+
+}  // namespace
+
+// ---- writing ----
+
+TEST_CASE("a block can be found once it is committed, and not before") {
+    Store one;
+    const Node node{.number = 1, .length = 1000};
+    const auto begun = one.store.begin(one.spec(node));
+    REQUIRE_FALSE(begun.refused);
+    CHECK_FALSE(one.has(1));
+    CHECK(one.store.begin(one.spec(node)).refused == Outcome::Present);  // somebody is writing it
+    one.check();
+    const auto bytes = bytes_of(1, 1000);
+    std::ranges::copy(bytes, begun.payload.begin());
+    CHECK(one.store.commit(begun.extent, model::checksum(bytes)) == Outcome::Ok);
+    CHECK(one.holds_exactly(node));
+    CHECK(one.put(node) == Outcome::Present);
+    CHECK(one.store.counts().live_blocks == 1);
+    one.check();
+}
+
+TEST_CASE("an aborted block leaves no trace") {
+    Store one;
+    const auto begun = one.store.begin(one.spec({.number = 1}));
+    one.store.abort(begun.extent);
+    one.check();
+    CHECK_FALSE(one.has(1));
+    CHECK(one.put({.number = 1}) == Outcome::Ok);
+    CHECK(one.put({.number = 2, .length = 64 * KiB - 64 - 256}) == Outcome::Ok);  // all other memory
+    CHECK(one.has(1));
+    one.check();
+}
+
+TEST_CASE("bytes that do not fit their checksum are refused and their memory is given back") {
+    Store one;
+    const Node whole{.number = 1, .length = 64 * KiB - 64};
+    const auto begun = one.store.begin(one.spec(whole));
+    CHECK(one.store.commit(begun.extent, 12345) == Outcome::Refused);
+    CHECK_FALSE(one.has(1));
+    CHECK(one.store.counts().corrupt_blocks == 1);
+    one.check();
+    CHECK(one.put(whole) == Outcome::Ok);
+}
+
+TEST_CASE("a block inside a group needs its parent, one that begins a group does not") {
+    Store one;
+    CHECK(one.put({.number = 3, .parent = 2, .position = 2}) == Outcome::Orphan);
+    CHECK(one.put({.number = 2, .parent = 1, .position = 1}) == Outcome::Ok);
+    CHECK(one.put({.number = 3, .parent = 2, .position = 2}) == Outcome::Ok);
+    one.check();
+    // Begun while the parent was there; it goes before the commit.
+    const auto begun = one.store.begin(one.spec({.number = 4, .parent = 3, .position = 3}));
+    REQUIRE_FALSE(begun.refused);
+    std::ranges::copy(bytes_of(4, 192), begun.payload.begin());
+    REQUIRE(one.store.remove(digest_of(3), kSpace));
+    CHECK(one.store.commit(begun.extent, model::checksum(begun.payload)) == Outcome::Orphan);
+    CHECK_FALSE(one.has(4));
+    one.check();
+    // A parent that is still being written is good enough to begin.
+    const auto parent = one.store.begin(one.spec({.number = 3, .parent = 2, .position = 2}));
+    const auto child = one.store.begin(one.spec({.number = 4, .parent = 3, .position = 3}));
+    REQUIRE_FALSE(child.refused);
+    std::ranges::copy(bytes_of(3, 192), parent.payload.begin());
+    std::ranges::copy(bytes_of(4, 192), child.payload.begin());
+    CHECK(one.store.commit(parent.extent, model::checksum(parent.payload)) == Outcome::Ok);
+    CHECK(one.store.commit(child.extent, model::checksum(child.payload)) == Outcome::Ok);
+    one.check();
+}
+
+TEST_CASE("only its own namespace removes a block") {
+    Store one;
+    REQUIRE(one.put({.number = 1}) == Outcome::Ok);
+    CHECK_FALSE(one.store.remove(digest_of(1), kSpace + 1));
+    CHECK(one.store.remove(digest_of(1), kSpace));
+    CHECK_FALSE(one.store.remove(digest_of(1), kSpace));
+    CHECK(one.store.counts().removed_blocks == 1);
+    one.check();
+}
+
+// Callers choose digests freely. The second of two that share the index's 64 bits was stored, answered
+// with Ok, never found, and stored again by the next put.
+TEST_CASE("of two digests that share 64 bits the later one is found, and only once") {
+    Store one;
+    BlockSpec first = one.spec({.number = 1});
+    BlockSpec second = first;
+    second.digest.bytes[20] ^= std::byte{1};
+    REQUIRE(one.put(first, bytes_of(1, 192)) == Outcome::Ok);
+    CHECK(one.put(second, bytes_of(2, 192)) == Outcome::Ok);
+    REQUIRE(one.store.find(second.digest) != kNoExtent);
+    CHECK(same(one.store.view(one.store.find(second.digest)).payload, bytes_of(2, 192)));
+    CHECK(one.put(second, bytes_of(2, 192)) == Outcome::Present);
+    CHECK(one.store.counts().live_blocks == 1);
+    one.check();
+}
+
+// ---- reading while others want the room ----
+
+TEST_CASE("a held block keeps its bytes through eviction and removal, and goes when it is let go") {
+    Store one(64 * KiB);
+    const Node node{.number = 1, .length = 10'000};
+    REQUIRE(one.put(node) == Outcome::Ok);
+    const ExtentId id = one.find(1);
+    const Bytes seen = one.store.view(id).payload;
+    one.store.hold(id);
+    one.store.hold(id);
+    const auto fill = [&](std::uint64_t from) {
+        for (std::uint64_t number = from; number < from + 30; ++number)
+            REQUIRE(one.put({.number = number, .length = 7'000}) == Outcome::Ok);
+    };
+    fill(100);
+    CHECK(one.holds_exactly(node));
+    CHECK(one.store.remove(digest_of(1), kSpace));
+    CHECK_FALSE(one.has(1));
+    fill(200);
+    CHECK(same(seen, bytes_of(1, 10'000)));
+    one.check();
+    one.store.unhold(id);
+    one.store.sweep();
+    CHECK(one.store.counts().doomed_bytes > 0);
+    CHECK(same(seen, bytes_of(1, 10'000)));
+    one.store.unhold(id);
+    one.store.sweep();
+    CHECK(one.store.counts().doomed_bytes == 0);
+    CHECK(one.store.holds() == 0);
+    one.check();
+}
+
+TEST_CASE("a pinned block keeps its bytes until it is unpinned or its process ends") {
+    Store one(64 * KiB);
+    auto& page = one.page();
+    const Node node{.number = 1, .length = 10'000};
+    REQUIRE(one.put(node) == Outcome::Ok);
+    const Bytes seen = one.store.view(one.find(1)).payload;
+    page.pins[17] = model::pin_word(one.location(one.find(1)));
+    page.pins_end = 18;
+    for (std::uint64_t number = 100; number < 130; ++number)
+        REQUIRE(one.put({.number = number, .length = 7'000}) == Outcome::Ok);
+    CHECK(one.holds_exactly(node));
+    REQUIRE(one.store.remove(digest_of(1), kSpace));
+    CHECK(one.store.counts().doomed_bytes > 0);
+    for (std::uint64_t number = 200; number < 230; ++number)
+        REQUIRE(one.put({.number = number, .length = 7'000}) == Outcome::Ok);
+    CHECK(same(seen, bytes_of(1, 10'000)));
+    SUBCASE("unpinned") { page.pins[17] = 0; }
+    SUBCASE("ended") {
+        one.store.pins().leave(1);
+        one.processes.end_all();
+    }
+    one.store.sweep();
+    CHECK(one.store.counts().doomed_bytes == 0);
+    one.check();
+}
+
+TEST_CASE("touches from a client's ring decide what goes, and garbage in it decides nothing") {
+    Store one(64 * KiB, 1, 6);
+    auto& page = one.page();
+    for (std::uint64_t number = 1; number <= 8; ++number)
+        REQUIRE(one.put({.number = number, .length = 8 * KiB - 64}) == Outcome::Ok);
+    // The slot of block 1, as a client finds it.
+    const auto* buckets = reinterpret_cast<const model::Bucket*>(
+        const_cast<transport::Segment&>(one.store.index_segment()).bytes().data());
+    const auto found = model::find_slot(buckets, one.store.bucket_bits(), digest_of(1).prefix());
+    REQUIRE(found);
+    const auto bucket = static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(found->slot) -
+                                                   reinterpret_cast<const std::byte*>(buckets)) /
+                        sizeof(model::Bucket);
+    const auto slot =
+        bucket * model::kSlotsPerBucket + static_cast<std::uint64_t>(found->slot - buckets[bucket].slots);
+    Rng rng(5);
+    for (int round = 0; round < 50; ++round)
+        page.touches[page.touch_head++ % model::kTouchRingSlots] = rng.next();
+    page.touches[page.touch_head++ % model::kTouchRingSlots] = model::touch_word(slot, found->at.generation);
+    page.touches[page.touch_head++ % model::kTouchRingSlots] =
+        model::touch_word(slot + 1, found->at.generation + 1);
+    REQUIRE(one.put({.number = 9, .length = 8 * KiB - 64}) == Outcome::Ok);
+    CHECK(one.has(1));
+    CHECK_FALSE(one.has(2));
+    one.check();
+}
+
+// ---- eviction ----
+
+namespace {
+
+struct TreeRun {
+    std::uint64_t seed;
+    std::uint32_t length_min, length_max;
+    unsigned bucket_bits;
+};
+
+/// Conversations that grow and branch, each matched (touched from last to first) and then continued, in
+/// a store far too small; after every step no block may be there without its parent, inside a group.
+void run_tree(const TreeRun& run) {
+    CAPTURE(run.seed);
+    Rng rng(run.seed);
+    const std::uint32_t group_blocks = std::uint32_t{1} << rng.below(5);
+    Store one(64 * KiB, 2, run.bucket_bits, group_blocks);
+    std::vector<Node> known{{}};  // by number; 0 is nobody
+    std::vector<std::vector<std::uint64_t>> chains;
+    std::uint64_t stored = 0;
+    for (int step = 0; step < 150; ++step) {
+        CAPTURE(step);
+        std::vector<std::uint64_t> chain;
+        if (!chains.empty() && rng.chance(0.8)) {
+            chain = chains[rng.below(chains.size())];
+            chain.resize(rng.chance(0.5) ? chain.size() : 1 + rng.below(chain.size()));
+        }
+        for (std::uint64_t more = 1 + rng.below(12); more > 0 && chain.size() < 60; --more) {
+            const std::uint64_t parent = chain.empty() ? 0 : chain.back();
+            known.push_back({.number = known.size(),
+                             .parent = parent,
+                             .position = static_cast<std::uint32_t>(chain.size()),
+                             .length = static_cast<std::uint32_t>(
+                                 run.length_min + rng.below(run.length_max - run.length_min + 1))});
+            chain.push_back(known.back().number);
+        }
+        chains.push_back(chain);
+
+        std::vector<ExtentId> matched;
+        for (const std::uint64_t number : chain) {
+            if (!one.has(number)) break;
+            matched.push_back(one.find(number));
+        }
+        std::for_each(matched.rbegin(), matched.rend(), [&](ExtentId id) { one.store.touch(id); });
+        for (std::size_t at = matched.size(); at < chain.size(); ++at) {
+            const Outcome outcome = one.put(known[chain[at]]);
+            if (outcome == Outcome::Orphan) break;  // the parent had to make way
+            REQUIRE((outcome == Outcome::Ok || outcome == Outcome::Present || outcome == Outcome::Refused));
+            stored += outcome == Outcome::Ok ? 1 : 0;
+        }
+        one.check();
+        for (const Node& node : known) {
+            if (node.number == 0 || !one.has(node.number)) continue;
+            REQUIRE(one.holds_exactly(node));
+            CAPTURE(node.number);
+            if (!one.spec(node).begins_group) REQUIRE(one.has(node.parent));
+        }
+    }
+    CHECK(stored > 100);
+    CHECK(one.store.counts().evicted_blocks > 0);
+}
+
+}  // namespace
+
+TEST_CASE("what stays is closed under prefixes inside each group") {
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) run_tree({seed, 1000, 1000, 8});
+}
+
+// Room for a large block is made by clearing neighbours in memory; they lie in the middle of chains.
+TEST_CASE("clearing a run in memory takes along what hangs on its blocks") {
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) run_tree({seed, 1, 20'000, 8});
+}
+
+// With 64-bit index buckets that are full long before the memory is, the oldest block of a bucket made
+// way: the root of a group rather than its tail.
+TEST_CASE("a full bucket takes along what hangs on the block that makes way") {
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) run_tree({seed, 1, 200, 2});
+}
+
+TEST_CASE("a full bucket never takes another namespace's block") {
+    Store one(64 * KiB, 1, 0);
+    std::uint64_t number = 1;
+    BlockSpec theirs = one.spec({.number = number});
+    theirs.namespace_id = kSpace + 1;
+    for (; number <= 14; ++number) {
+        theirs.digest = digest_of(number);
+        REQUIRE(one.put(theirs, bytes_of(number, 192)) == Outcome::Ok);
+    }
+    CHECK(one.put({.number = 99}) == Outcome::Refused);
+    CHECK(one.store.counts().evicted_blocks == 0);
+    one.check();
+    REQUIRE(one.store.remove(digest_of(3), kSpace + 1));
+    CHECK(one.put({.number = 99}) == Outcome::Ok);
+    CHECK(one.put({.number = 98}) == Outcome::Ok);  // now there is one of ours to go
+    CHECK_FALSE(one.has(99));
+    one.check();
+}
+
+TEST_CASE("a large block fits after many small ones, whatever was held before") {
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+        CAPTURE(seed);
+        Rng rng(seed);
+        Store one(256 * KiB, 2, 12);
+        std::uint64_t number = 1;
+        while (one.store.counts().evicted_blocks == 0)
+            REQUIRE(one.put({.number = number++,
+                             .length = 1 + static_cast<std::uint32_t>(rng.below(2000))}) == Outcome::Ok);
+        one.check();
+        REQUIRE(one.put({.number = number++, .length = 256 * KiB - 64}) == Outcome::Ok);
+        one.check();
+        REQUIRE(one.put({.number = number++, .length = 1}) == Outcome::Ok);
+        CHECK(one.begin(one.spec({.number = number, .length = 256 * KiB - 63})).refused == Outcome::Refused);
+        one.check();
+    }
+}
+
+// Any run between held blocks that is long enough must be used: nothing else can be.
+TEST_CASE("a put never fails while a run that nobody reads is long enough") {
+    for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+        CAPTURE(seed);
+        Rng rng(seed);
+        Store one(256 * KiB, 1, 12);
+        std::vector<std::uint64_t> numbers;
+        for (std::uint64_t number = 1; one.store.counts().evicted_blocks == 0; ++number) {
+            REQUIRE(one.put({.number = number,
+                             .length = 1 + static_cast<std::uint32_t>(
+                                               rng.below(seed % 2 == 0 ? 300 : 9000))}) == Outcome::Ok);
+            numbers.push_back(number);
+        }
+        std::map<std::uint64_t, std::uint64_t> held;  // offset, units
+        for (const std::uint64_t number : numbers) {
+            if (!one.has(number) || !rng.chance(0.05)) continue;
+            const ExtentId id = one.find(number);
+            one.store.hold(id);
+            held.emplace(one.store.extent(id).offset_units, one.store.extent(id).units);
+        }
+        std::uint64_t longest = 0, at = 0;
+        for (const auto& [offset, units] : held) {
+            longest = std::max(longest, offset - at);
+            at = offset + units;
+        }
+        longest = std::max(longest, 256 * KiB / model::kUnitBytes - at);
+        const auto length = [](std::uint64_t units) {
+            return static_cast<std::uint32_t>(units * model::kUnitBytes - model::kHeaderBytes);
+        };
+        CHECK_FALSE(one.store.make_room(length(longest + 1)));
+        one.check();
+        REQUIRE(one.put({.number = 1'000'000, .length = length(longest)}) == Outcome::Ok);
+        one.check();
+    }
+}
+
+// The allocator looks at sixteen extents of a class; the one that fits was the seventeenth, and a put
+// was refused although memory for it lay free.
+TEST_CASE("free memory behind many extents that are a little too short is found") {
+    Store one(4 * MiB, 1, 10);
+    const auto length = [](std::uint64_t units) {
+        return static_cast<std::uint32_t>(units * model::kUnitBytes - model::kHeaderBytes);
+    };
+    std::uint64_t number = 1;
+    const auto keep = [&] {
+        REQUIRE(one.put({.number = number, .length = 1}) == Outcome::Ok);
+        one.store.hold(one.find(number++));
+    };
+    REQUIRE(one.put({.number = number++, .length = length(1087)}) == Outcome::Ok);
+    keep();
+    for (int each = 0; each < 40; ++each) {
+        REQUIRE(one.put({.number = number++, .length = length(1024)}) == Outcome::Ok);
+        keep();
+    }
+    const Node rest{.number = number, .length = length(65536 - 1087 - 2 - 40 * 1026)};
+    REQUIRE(one.put(rest) == Outcome::Ok);
+    one.store.hold(one.find(number));
+    REQUIRE(one.store.remove(digest_of(1), kSpace));
+    for (std::uint64_t gone = 3; gone < number; gone += 2) REQUIRE(one.store.remove(digest_of(gone), kSpace));
+    CHECK(one.put({.number = 1000, .length = length(1087)}) == Outcome::Ok);
+    one.check();
+}
+
+// Pins that leave no run long enough made a put that had to fail evict everything else first.
+TEST_CASE("a put that cannot fit does not empty the pool") {
+    Store one(256 * KiB, 4, 12);
+    std::uint64_t number = 1;
+    for (; one.store.counts().evicted_blocks == 0; ++number) {
+        REQUIRE(one.put({.number = number, .length = 960}) == Outcome::Ok);
+        if (number % 16 == 0) one.store.hold(one.find(number));
+    }
+    const std::uint64_t before = one.store.counts().live_blocks;
+    CHECK_FALSE(one.store.make_room(128 * KiB));
+    CHECK(one.store.counts().live_blocks > before / 2);
+    one.check();
+}
+
+// ---- a naive model ----
+
+TEST_CASE("random operations never show bytes that were not put") {
+    for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+        CAPTURE(seed);
+        Rng rng(seed);
+        Store one(64 * KiB, 2, static_cast<unsigned>(2 + rng.below(7)));
+        auto& page = one.page();
+        std::map<std::uint64_t, Node> put;  // of everything that was ever stored
+        struct Reading {
+            ExtentId id;
+            Node node;
+            Bytes seen;
+        };
+        std::vector<Reading> reading;
+        std::vector<DomainStore::Begun> writing;
+        std::map<std::size_t, std::pair<Node, Bytes>> pinned;
+        for (int step = 0; step < 250; ++step) {
+            CAPTURE(step);
+            const Node node{
+                .number = 1 + rng.below(60),
+                .length = static_cast<std::uint32_t>(1 + rng.below(rng.chance(0.2) ? 12'000 : 900))};
+            switch (rng.below(12)) {
+                default:
+                    if (one.put(node) == Outcome::Ok) put[node.number] = node;
+                    break;
+                case 1:
+                    if (one.has(node.number)) one.store.touch(one.find(node.number));
+                    break;
+                case 2:
+                    (void)one.store.remove(digest_of(node.number), kSpace);
+                    break;
+                case 3:
+                    if (const ExtentId id = one.find(node.number); id != kNoExtent && reading.size() < 5) {
+                        one.store.hold(id);
+                        reading.push_back({id, put[node.number], one.store.view(id).payload});
+                    }
+                    break;
+                case 4:
+                    if (!reading.empty()) {
+                        one.store.unhold(reading.back().id);
+                        reading.pop_back();
+                    }
+                    break;
+                case 5:
+                    if (const auto begun = one.store.begin(one.spec(node)); !begun.refused)
+                        writing.push_back(begun);
+                    break;
+                case 6:
+                    for (const auto& begun : std::exchange(writing, {})) one.store.abort(begun.extent);
+                    break;
+                case 7:
+                    one.store.sweep();
+                    break;
+                case 8: {
+                    const std::size_t at = rng.below(6);
+                    pinned.erase(at);
+                    page.pins[at] = 0;
+                    page.pins_end = 6;
+                    if (const ExtentId id = one.find(node.number); id != kNoExtent && rng.chance(0.6)) {
+                        page.pins[at] = model::pin_word(one.location(id));
+                        pinned[at] = {put[node.number], one.store.view(id).payload};
+                    }
+                    break;
+                }
+                case 9:
+                    one.store.scrub(4 * KiB);
+                    break;
+                case 10:
+                    if (rng.chance(0.2) && one.store.give_up_segment() != nullptr) one.add_segment();
+                    break;
+            }
+            one.check();
+            for (const auto& [number, node_put] : put) {
+                if (one.has(number)) REQUIRE(one.holds_exactly(node_put));
+            }
+            for (const auto& each : reading)
+                REQUIRE(same(each.seen, bytes_of(each.node.number, each.node.length)));
+            for (const auto& [at, each] : pinned)
+                REQUIRE(same(each.second, bytes_of(each.first.number, each.first.length)));
+        }
+        CHECK(one.store.counts().corrupt_blocks == 0);
+    }
+}
+
+// ---- bit rot ----
+
+TEST_CASE("any flipped bit is found by verify, and only that block is lost") {
+    for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+        CAPTURE(seed);
+        Rng rng(seed);
+        Store one(64 * KiB, 1, 3);
+        std::vector<Node> nodes;
+        for (std::uint64_t number = 1; number <= 30; ++number) {
+            nodes.push_back({.number = number, .length = static_cast<std::uint32_t>(1 + rng.below(400))});
+            REQUIRE(one.put(nodes.back()) == Outcome::Ok);
+        }
+        const std::uint64_t victim = 1 + rng.below(30);
+        if (!one.has(victim)) continue;  // its bucket was full
+        std::vector<std::uint64_t> others;
+        for (const Node& node : nodes) {
+            if (node.number != victim && one.has(node.number)) others.push_back(node.number);
+        }
+        const ExtentId id = one.find(victim);
+        const MutableBytes raw = one.raw(id);
+        // Half of them in the header, of which every bit gets its turn over the seeds.
+        flip(raw, rng.chance(0.5) ? (seed * 37) % 512 : rng.below(raw.size() * 8));
+        if (const ExtentId seen = one.find(victim); seen != kNoExtent) (void)one.store.view(seen);
+        if (rng.chance(0.5)) {
+            CHECK_FALSE(one.store.verify(id));
+        } else {
+            one.store.scrub(UINT64_MAX);
+        }
+        CHECK(one.store.counts().corrupt_blocks == 1);
+        CHECK_FALSE(one.has(victim));
+        one.check();
+        for (const std::uint64_t number : others) REQUIRE(one.holds_exactly(nodes[number - 1]));
+        CHECK(one.put(nodes[victim - 1]) == Outcome::Ok);
+        CHECK(one.holds_exactly(nodes[victim - 1]));
+    }
+}
+
+TEST_CASE("a damaged block can be put again without waiting for the scrubber") {
+    for (std::uint64_t bit = 0; bit < 256; bit += 5) {
+        CAPTURE(bit);
+        Store one;
+        const Node node{.number = 1};
+        REQUIRE(one.put(node) == Outcome::Ok);
+        flip(one.raw(one.find(1)), 16 * 8 + bit);  // in the digest
+        REQUIRE_FALSE(one.has(1));
+        CHECK(one.put(node) == Outcome::Ok);
+        CHECK(one.holds_exactly(node));
+        one.check();
+    }
+}
+
+// The header of a block that is still being written was believed: a flipped length led the checksum out
+// of the segment, a flipped digest left the block "being written" for ever.
+TEST_CASE("a flipped bit in the header of a block that is being written does no harm") {
+    for (std::uint64_t bit = 0; bit < 512; ++bit) {
+        CAPTURE(bit);
+        Store one(4 * KiB);
+        const Node node{.number = 1};
+        auto begun = one.store.begin(one.spec(node));
+        const auto raw = [&] { return MutableBytes(begun.payload.data() - model::kHeaderBytes, 64); };
+        flip(raw(), bit);
+        one.store.abort(begun.extent);
+        begun = one.store.begin(one.spec(node));
+        REQUIRE_FALSE(begun.refused);
+        std::ranges::copy(bytes_of(1, 192), begun.payload.begin());
+        flip(raw(), bit);
+        CHECK(one.store.commit(begun.extent, model::checksum(bytes_of(1, 192))) == Outcome::Ok);
+        CHECK(one.holds_exactly(node));
+        one.check();
+    }
+}
+
+// ---- segments ----
+
+TEST_CASE("a segment that is given up takes its blocks along, unless somebody reads in it") {
+    Store one(64 * KiB, 3, 10);
+    std::vector<Node> nodes;
+    for (std::uint64_t number = 1; number <= 24; ++number) {
+        nodes.push_back({.number = number, .length = 8 * KiB - 64});
+        REQUIRE(one.put(nodes.back()) == Outcome::Ok);
+    }
+    for (const std::uint64_t number : {1, 9, 17}) one.store.hold(one.find(number));
+    CHECK(one.store.give_up_segment() == nullptr);
+    one.check();
+    one.store.unhold(one.find(9));
+    REQUIRE(one.store.give_up_segment() != nullptr);
+    CHECK(one.store.segment_count() == 2);
+    one.check();
+    for (const Node& node : nodes) CHECK(one.has(node.number) == (node.number < 9 || node.number > 16));
+    one.add_segment();
+    for (const Node& node : nodes) {
+        if (!one.has(node.number)) REQUIRE(one.put(node) == Outcome::Ok);
+    }
+    for (const Node& node : nodes) CHECK(one.holds_exactly(node));
+    one.check();
+}
+
+TEST_CASE("listing goes through a namespace's blocks in pieces") {
+    Store one(64 * KiB, 1, 10);
+    for (std::uint64_t number = 1; number <= 50; ++number)
+        REQUIRE(one.put({.number = number, .position = 7}) == Outcome::Ok);
+    one.clock.advance(std::chrono::seconds(3));
+    std::set<std::uint64_t> seen;
+    std::uint64_t cursor = 0;
+    do {
+        std::vector<wire::ListedBlock> blocks;
+        cursor = one.store.list(kSpace, cursor, 7, blocks);
+        CHECK(blocks.size() <= 7);
+        for (const auto& block : blocks) {
+            seen.insert(block.digest.prefix());
+            CHECK(block.length == 192);
+            CHECK(block.position == 7);
+            CHECK(block.age_ms == 3000);
+        }
+    } while (cursor != 0);
+    CHECK(seen.size() == 50);
+    std::vector<wire::ListedBlock> none;
+    CHECK(one.store.list(kSpace + 1, 0, 100, none) == 0);
+    CHECK(one.store.list(kSpace, UINT64_MAX, 100, none) == 0);
+    CHECK(none.empty());
+}
+
+// ---- all memory of a server ----
+
+TEST_CASE("memory moves from the domain that has most to one that has less, a segment at a time") {
+    TestClock clock;
+    HeapFabric fabric;
+    auto made = Memory::create({.capacity_bytes = 8 * MiB}, clock, fabric, 1);
+    REQUIRE(made);
+    Memory& memory = **made;
+    auto& rich = **memory.domain(1);
+    const auto put = [&](DomainStore& store, std::uint64_t number) {
+        const auto bytes = bytes_of(number, 200 * KiB);
+        const auto begun =
+            memory.begin(store, {.namespace_id = 1, .digest = digest_of(number), .length = 200 * KiB});
+        if (begun.refused) return *begun.refused;
+        std::ranges::copy(bytes, begun.payload.begin());
+        const Outcome outcome = store.commit(begun.extent, model::checksum(bytes));
+        REQUIRE(memory.check_invariants() == "");
+        return outcome;
+    };
+    for (std::uint64_t number = 1; number <= 100; ++number) REQUIRE(put(rich, number) == Outcome::Ok);
+    CHECK(rich.segment_count() == 8);
+    auto& late = **memory.domain(2);
+    for (std::uint64_t number = 1; number <= 100; ++number) REQUIRE(put(late, number) == Outcome::Ok);
+    CHECK(rich.segment_count() == 4);
+    CHECK(late.segment_count() == 4);
+    for (std::uint64_t number = 1; number <= 100; ++number) {
+        for (DomainStore* store : {&rich, &late}) {
+            const ExtentId id = store->find(digest_of(number));
+            if (id != kNoExtent) CHECK(same(store->view(id).payload, bytes_of(number, 200 * KiB)));
+        }
+    }
+    // A host that gives no memory back costs capacity, nothing else.
+    fabric.left = 1;  // an index
+    auto& third = **memory.domain(3);
+    CHECK(put(third, 1) == Outcome::Refused);
+    CHECK(memory.capacity_bytes() == 7 * MiB);
+    CHECK(put(rich, 1000) == Outcome::Ok);
+}
+
+// Sizes above what extents and slots can count wrapped around and broke the allocator.
+TEST_CASE("capacities and segments that the index cannot address are refused") {
+    TestClock clock;
+    HeapFabric fabric;
+    fabric.left = 0;
+    const auto code = [&](std::uint64_t capacity, std::uint64_t segment) {
+        return Memory::create({.capacity_bytes = capacity, .segment_bytes = segment}, clock, fabric, 1)
+            .error()
+            .code;
+    };
+    CHECK(code(1 * MiB - 1, 0) == Errc::Invalid);
+    CHECK(code(4 * MiB, 8 * MiB) == Errc::Invalid);
+    CHECK(code(1024 * GiB, 256 * GiB) == Errc::Invalid);
+    CHECK(code(UINT64_MAX, UINT64_MAX) == Errc::Invalid);
+    CHECK(code(UINT64_MAX, 0) == Errc::Invalid);
+    CHECK(code(4 * MiB, 0) == Errc::NoCapacity);
+}

@@ -1,0 +1,649 @@
+// The server on real lanes: what every message may say, and what is left when a client misbehaves.
+#include "harness.h"
+#include "server_impl.h"
+
+#include <cmpool/model/placement.h>
+
+using namespace cmpool;
+using namespace cmpool::pool;
+using namespace cmpool::testing;
+using wire::Outcome;
+
+namespace {
+
+/// Blocks to put, with their bytes.
+struct Batch {
+    void add(std::uint64_t number, std::uint32_t length, std::uint64_t parent = 0,
+             std::uint32_t position = 0) {
+        bytes.push_back(bytes_of(number, length));
+        items.push_back({.checksum = model::checksum(bytes.back()),
+                         .length = length,
+                         .position = position,
+                         .digest = digest_of(number),
+                         .parent = parent == 0 ? model::kNoParent : digest_of(parent)});
+    }
+    [[nodiscard]] wire::Put put(std::uint32_t space = 1) const {
+        return {.namespace_id = space, .items = items};
+    }
+    [[nodiscard]] std::vector<Bytes> gather() const { return {bytes.begin(), bytes.end()}; }
+
+    std::deque<std::vector<std::byte>> bytes;
+    std::vector<wire::PutItem> items;
+};
+
+Batch blocks(std::uint64_t first, std::uint64_t count, std::uint32_t length) {
+    Batch batch;
+    for (std::uint64_t number = first; number < first + count; ++number) batch.add(number, length);
+    return batch;
+}
+
+std::vector<model::Digest> digests_of(std::uint64_t first, std::uint64_t count) {
+    std::vector<model::Digest> all;
+    for (std::uint64_t number = first; number < first + count; ++number) all.push_back(digest_of(number));
+    return all;
+}
+
+std::vector<Outcome> put(TestPool& pool, Client& client, const Batch& batch) {
+    return pool.outcomes(client, client.ask(batch.put(), batch.gather()));
+}
+
+std::uint64_t ask_get(Client& client, const std::vector<model::Digest>& digests, std::uint32_t room,
+                      bool verify = false) {
+    const std::vector<std::uint32_t> rooms(digests.size(), room);
+    return client.ask(wire::Get{.namespace_id = 1, .digests = digests, .bytes_max = rooms, .verify = verify});
+}
+
+std::vector<Outcome> exists(TestPool& pool, Client& client, const std::vector<model::Digest>& digests) {
+    return pool.outcomes(client, client.ask(wire::Exists{.namespace_id = 1, .digests = digests}));
+}
+
+wire::Matched match(TestPool& pool, Client& client, const std::vector<model::Digest>& chain,
+                    std::uint32_t lease_ms) {
+    return pool.expect<wire::Matched>(
+        client, client.ask(wire::Match{.namespace_id = 1, .chain = chain, .lease_ms = lease_ms}));
+}
+
+void on_both(const std::function<void(Over)>& body) {
+    for (const Over over : {Over::Tcp, Over::Shm}) {
+        INFO("over " << (over == Over::Tcp ? "tcp" : "shm"));
+        body(over);
+    }
+}
+
+using AllOk = std::vector<Outcome>;
+
+}  // namespace
+
+// ---- who may ask ----
+
+TEST_CASE("nothing is answered before Hello, and another protocol hears both numbers") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.connect();
+        CHECK(pool.refused(client, client.ask(wire::StatsRequest{})) == Errc::Denied);
+        const auto wrong = pool.expect<wire::Failed>(client, client.ask(wire::Hello{.protocol = 77}));
+        CHECK(wrong.code == Errc::Mismatch);
+        CHECK(wrong.detail.find("77") != std::string::npos);
+        CHECK(wrong.detail.find(std::to_string(wire::kProtocolVersion)) != std::string::npos);
+        CHECK(pool.refused(client, client.ask(wire::StatsRequest{})) == Errc::Denied);
+        (void)pool.expect<wire::Welcome>(client, client.ask(wire::Hello{}));
+        CHECK_FALSE(pool.expect<wire::Stats>(client, client.ask(wire::StatsRequest{})).stats.empty());
+        CHECK(pool.refused(client, client.ask(wire::Matched{})) == Errc::Invalid);
+    });
+}
+
+TEST_CASE("a namespace that is not open on this lane is denied to every request, and the lane lives") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        (void)pool.join();  // it is open on another lane
+        Client& client = pool.connect();
+        (void)pool.expect<wire::Welcome>(client, client.ask(wire::Hello{}));
+        const auto some = digests_of(1, 2);
+        const Batch batch = blocks(1, 2, 5000);
+        const std::vector<std::uint32_t> rooms(2, 10);
+        CHECK(pool.refused(client, client.ask(batch.put(), batch.gather())) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Get{1, some, rooms, false})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Match{1, some, 0})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Exists{1, some})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Remove{1, some})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Attach{1, 0})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::List{1, 0, 9})) == Errc::Denied);
+        const model::NamespaceSpec theirs{.tenant = "denied"};
+        CHECK(pool.refused(client, client.ask(wire::OpenNamespace{.spec = theirs})) == Errc::Denied);
+        CHECK(pool.stat("blocks") == 0);
+    });
+}
+
+TEST_CASE("the controller may answer late, or after the client or the server has gone") {
+    TestPool pool(Over::Tcp);
+    Client& client = pool.connect();
+    Client& leaver = pool.connect();
+    (void)pool.expect<wire::Welcome>(client, client.ask(wire::Hello{}));
+    (void)pool.expect<wire::Welcome>(leaver, leaver.ask(wire::Hello{}));
+    pool.directory.hold = true;
+    const auto id = client.ask(wire::OpenNamespace{});
+    (void)leaver.ask(wire::OpenNamespace{});
+    (void)pool.expect<wire::Stats>(client,
+                                   client.ask(wire::StatsRequest{}));  // others are answered meanwhile
+    REQUIRE(pool.until([&] { return pool.directory.held.size() == 2; }));
+    leaver.leave();
+    REQUIRE(pool.until([&] { return pool.peers.size() == 1; }));
+    pool.directory.answer();
+    CHECK(pool.expect<wire::NamespaceOpened>(client, id).namespace_id == 1);
+    (void)client.ask(wire::OpenNamespace{.spec = {.model = "other"}});
+    REQUIRE(pool.until([&] { return pool.directory.held.size() == 1; }));
+    pool.server.reset();
+    pool.peers.clear();
+    pool.directory.answer();  // reached into the server that was
+}
+
+TEST_CASE("a client opens so many namespaces and no more") {
+    TestPool pool(Over::Tcp);
+    Client& client = pool.join();
+    pool.directory.hold = true;  // those that are being opened count
+    std::vector<std::uint64_t> ids;
+    for (std::size_t at = 1; at <= kNamespacesPerPeerMax; ++at)
+        ids.push_back(client.ask(wire::OpenNamespace{.spec = {.model = std::to_string(at)}}));
+    CHECK(pool.refused(client, ids.back()) == Errc::NoCapacity);
+    pool.directory.answer();
+    for (const auto id : std::span(ids).first(ids.size() - 1))
+        (void)pool.expect<wire::NamespaceOpened>(client, id);
+}
+
+TEST_CASE("tenants share neither blocks nor memory") {
+    TestPool pool(Over::Tcp);
+    Client& one = pool.join();
+    Client& other = pool.connect();
+    (void)pool.expect<wire::Welcome>(other, other.ask(wire::Hello{}));
+    const std::uint32_t space = pool.open(other, {.tenant = "another", .model = "m"});
+    CHECK(space == 2);
+    CHECK(put(pool, one, blocks(1, 1, 100)) == AllOk{Outcome::Ok});
+    const auto some = digests_of(1, 1);
+    CHECK(pool.outcomes(other, other.ask(wire::Exists{space, some})) == AllOk{Outcome::Miss});
+    CHECK(pool.stat("domains") == 2);
+}
+
+// ---- put and get ----
+
+TEST_CASE("what is put is got back, whole and in order") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        Batch batch;
+        for (std::uint64_t number = 1; number <= 50; ++number)
+            batch.add(number, static_cast<std::uint32_t>(1 + number * 997 % 20'000));
+        CHECK(put(pool, client, batch) == AllOk(50, Outcome::Ok));
+        auto wanted = digests_of(1, 50);
+        std::ranges::reverse(wanted);
+        wanted.insert(wanted.begin() + 7, digest_of(999));
+        for (const bool verify : {false, true}) {
+            const auto id = ask_get(client, wanted, 20'000, verify);
+            const auto got = pool.expect<wire::Outcomes>(client, id);
+            Bytes left = pool.answer(client, id).payload;
+            for (std::size_t at = 0; at < wanted.size(); ++at) {
+                CAPTURE(at);
+                if (at == 7) {
+                    CHECK(got.outcomes[at] == Outcome::Miss);
+                    continue;
+                }
+                const auto& bytes = batch.bytes[at < 7 ? 49 - at : 50 - at];
+                REQUIRE(got.outcomes[at] == Outcome::Ok);
+                REQUIRE(got.lengths[at] == bytes.size());
+                REQUIRE(same(left.first(bytes.size()), bytes));
+                REQUIRE(got.checksums[at] == model::checksum(bytes));
+                left = left.subspan(bytes.size());
+            }
+            CHECK(left.empty());
+        }
+    });
+}
+
+TEST_CASE("a put of which some blocks are not wanted lands the others right") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        REQUIRE(put(pool, client, blocks(3, 1, 4000)) == AllOk{Outcome::Ok});
+        Batch batch;
+        batch.add(1, 100);
+        batch.add(2, 70'000, 555, 9);  // its parent is nowhere: 70,000 bytes to drop
+        batch.add(3, 4000);            // present
+        batch.add(4, 12'345);
+        batch.add(5, 3 * MiB);  // larger than a segment
+        batch.add(6, 777, 4, 2);
+        batch.items.push_back(batch.items.back());
+        batch.items.back().digest = digest_of(7);
+        batch.items.back().checksum ^= 1;  // does not fit its bytes
+        batch.bytes.push_back(batch.bytes.back());
+        batch.add(8, 1);
+        CHECK(put(pool, client, batch) == AllOk{Outcome::Ok, Outcome::Orphan, Outcome::Present, Outcome::Ok,
+                                                Outcome::Refused, Outcome::Ok, Outcome::Refused,
+                                                Outcome::Ok});
+        const std::vector<std::uint64_t> there{1, 3, 4, 6, 8};
+        for (const std::uint64_t number : there) {
+            const auto id = ask_get(client, digests_of(number, 1), 100'000, true);
+            REQUIRE(pool.outcomes(client, id) == AllOk{Outcome::Ok});
+            const Bytes bytes = pool.answer(client, id).payload;
+            CHECK(same(bytes, bytes_of(number, bytes.size())));
+        }
+        CHECK(pool.stat("blocks") == 5);
+        CHECK(pool.stat("corrupt_blocks") == 1);
+    });
+}
+
+TEST_CASE("a payload of another length than the put names is refused, and the lane lives") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        const Batch batch = blocks(1, 3, 50'000);
+        auto gather = batch.gather();
+        gather[1] = gather[1].first(49'999);
+        CHECK(pool.refused(client, client.ask(batch.put(), gather)) == Errc::Invalid);
+        CHECK(pool.refused(client, client.ask(batch.put())) == Errc::Invalid);
+        CHECK(pool.stat("blocks") == 0);
+        CHECK(put(pool, client, batch) == AllOk(3, Outcome::Ok));
+        // A payload beside a message that has none is dropped.
+        const std::vector<Bytes> stray{batch.bytes[0]};
+        (void)pool.expect<wire::Stats>(client, client.ask(wire::StatsRequest{}, stray));
+        CHECK(put(pool, client, batch) == AllOk(3, Outcome::Present));
+    });
+}
+
+TEST_CASE("a client that dies in the middle of a put's payload leaves no trace") {
+    on_both([](Over over) {
+        TestPool pool(over, {.capacity_bytes = 64 * MiB});
+        Client& client = pool.join();
+        Client& other = pool.join();
+        client.reads = false;  // it sends what the socket takes, and no more
+        const Batch batch = blocks(1, 30, 1 * MiB);
+        (void)client.ask(batch.put(), batch.gather());
+        REQUIRE(client.lane->wants_write());
+        REQUIRE(
+            pool.until([&] { return put(pool, other, blocks(1, 1, 1 * MiB)) == AllOk{Outcome::Present}; }));
+        client.leave();
+        REQUIRE(pool.until([&] { return pool.peers.size() == 1; }));
+        CHECK(pool.stat("blocks") == 0);
+        CHECK(pool.stat("block_bytes") == 0);
+        CHECK(put(pool, other, blocks(1, 56, 1 * MiB)) == AllOk(56, Outcome::Ok));
+    });
+}
+
+TEST_CASE("a get whose answer would be too long says Later, one without room says the length") {
+    TestPool pool(Over::Shm, {.capacity_bytes = 160 * MiB, .segment_bytes = 32 * MiB});
+    Client& client = pool.join();
+    for (std::uint64_t first = 1; first < 10; first += 3)
+        REQUIRE(put(pool, client, blocks(first, 3, 15 * MiB)) == AllOk(3, Outcome::Ok));
+    const auto id = ask_get(client, digests_of(1, 9), 15 * MiB);
+    const auto got = pool.expect<wire::Outcomes>(client, id);
+    for (std::size_t at = 0; at < 9; ++at) CHECK(got.outcomes[at] == (at < 4 ? Outcome::Ok : Outcome::Later));
+    CHECK(pool.answer(client, id).payload.size() == 60 * MiB);
+    const auto small = ask_get(client, digests_of(1, 1), 15 * MiB - 1);
+    CHECK(pool.outcomes(client, small) == AllOk{Outcome::TooSmall});
+    CHECK(pool.expect<wire::Outcomes>(client, small).lengths[0] == 15 * MiB);
+}
+
+TEST_CASE("4096 blocks go in one batch, there and back") {
+    on_both([](Over over) {
+        TestPool pool(over, {.capacity_bytes = 32 * MiB});
+        Client& client = pool.join();
+        const Batch batch = blocks(1, model::kBatchMax, 300);
+        CHECK(put(pool, client, batch) == AllOk(model::kBatchMax, Outcome::Ok));
+        const auto id = ask_get(client, digests_of(1, model::kBatchMax), 300);
+        CHECK(pool.outcomes(client, id) == AllOk(model::kBatchMax, Outcome::Ok));
+        Bytes left = pool.answer(client, id).payload;
+        for (const auto& bytes : batch.bytes) {
+            REQUIRE(same(left.first(300), bytes));
+            left = left.subspan(300);
+        }
+        CHECK(exists(pool, client, digests_of(1, model::kBatchMax)) == AllOk(model::kBatchMax, Outcome::Ok));
+        const auto all = digests_of(1, model::kBatchMax);
+        CHECK(pool.outcomes(client, client.ask(wire::Remove{1, all})) ==
+              AllOk(model::kBatchMax, Outcome::Ok));
+        CHECK(pool.stat("blocks") == 0);
+    });
+}
+
+TEST_CASE("listing goes from cursor to cursor until all blocks are named") {
+    TestPool pool(Over::Tcp);
+    Client& client = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 100, 10)) == AllOk(100, Outcome::Ok));
+    std::size_t named = 0;
+    std::uint64_t cursor = 0;
+    do {
+        const auto listed = pool.expect<wire::Listed>(client, client.ask(wire::List{1, cursor, 33}));
+        named += listed.blocks.size();
+        cursor = listed.next_cursor;
+    } while (cursor != 0);
+    CHECK(named == 100);
+}
+
+// ---- leases ----
+
+TEST_CASE("a lease holds its blocks against eviction until it expires, is released, or its client goes") {
+    TestPool pool(Over::Tcp, {.capacity_bytes = 4 * MiB});
+    Client& client = pool.join();
+    Client& other = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 2, 200 * KiB)) == AllOk(2, Outcome::Ok));
+    auto chain = digests_of(1, 2);
+    chain.push_back(digest_of(99));
+    chain.push_back(digest_of(1));
+    const auto lease = match(pool, client, chain, 1000);
+    CHECK(lease.blocks == 2);
+    CHECK(lease.lease_ms == 1000);
+    REQUIRE(lease.lease_id != 0);
+    std::uint64_t number = 100;
+    const auto flood = [&] {
+        for (int round = 0; round < 4; ++round, number += 10)
+            REQUIRE(put(pool, other, blocks(number, 10, 300 * KiB)) == AllOk(10, Outcome::Ok));
+    };
+    flood();
+    CHECK(exists(pool, other, digests_of(1, 2)) == AllOk(2, Outcome::Ok));
+    // Another client's release of it changes nothing.
+    const std::vector<std::uint64_t> ids{lease.lease_id, 12345};
+    (void)other.ask(wire::Release{ids});
+    flood();
+    CHECK(pool.stat("leases") == 1);
+    CHECK(exists(pool, other, digests_of(1, 2)) == AllOk(2, Outcome::Ok));
+    pool.tick(std::chrono::milliseconds(999));
+    CHECK(pool.stat("leases") == 1);
+
+    SUBCASE("expired") {
+        pool.tick(std::chrono::milliseconds(1));
+        CHECK(pool.stat("leases_expired") == 1);
+    }
+    SUBCASE("released") {
+        (void)client.ask(wire::Release{ids});
+        REQUIRE(pool.until([&] { return pool.stat("leases") == 0; }));
+    }
+    SUBCASE("gone") {
+        client.leave();
+        REQUIRE(pool.until([&] { return pool.peers.size() == 1; }));
+    }
+    CHECK(pool.stat("leases") == 0);
+    CHECK(pool.stat("leased_bytes") == 0);
+    flood();
+    CHECK(exists(pool, other, digests_of(1, 2)) == AllOk(2, Outcome::Miss));
+}
+
+TEST_CASE("leases are cut to the longest and to a client's share; a match beyond it is still a match") {
+    TestPool pool(Over::Tcp, {.capacity_bytes = 8 * MiB});
+    Client& client = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 20, 100 * KiB)) == AllOk(20, Outcome::Ok));
+    const auto long_one = match(pool, client, digests_of(1, 15), UINT32_MAX);
+    CHECK(std::chrono::milliseconds(long_one.lease_ms) == kLeaseMax);
+    const auto beyond = match(pool, client, digests_of(1, 15), 1000);  // 3 MiB of 2 MiB
+    CHECK(beyond.blocks == 15);
+    CHECK(beyond.lease_id == 0);
+    CHECK(pool.stat("leases_refused") == 1);
+    CHECK(match(pool, pool.join(), digests_of(1, 15), 1000).lease_id != 0);  // another client's share
+    const std::vector<std::uint64_t> ids{long_one.lease_id};
+    (void)client.ask(wire::Release{ids});
+    CHECK(match(pool, client, digests_of(1, 15), 1000).lease_id != 0);
+    CHECK(match(pool, client, digests_of(500, 1), 1000).lease_id == 0);  // of nothing there is no lease
+}
+
+// ---- clients that misbehave ----
+
+TEST_CASE("a client that takes no answers is asked nothing more, then dropped, and lets go of all") {
+    on_both([](Over over) {
+        TestPool pool(over, {.capacity_bytes = 64 * MiB});
+        Client& other = pool.join();
+        Client& slow = pool.join();
+        REQUIRE(put(pool, other, blocks(1, 30, 1 * MiB)) == AllOk(30, Outcome::Ok));
+        slow.reads = false;
+        for (int round = 0; round < 1500; ++round) {
+            (void)ask_get(slow, digests_of(1, 1), 1 * MiB);
+            if (round % 20 == 0) pool.step();
+        }
+        for (int round = 0; round < 50; ++round) (void)exists(pool, other, digests_of(1, 1));
+        // The lane is full of answers, and what one more receive() brought has been read.
+        CHECK(pool.stat("messages_Get") >= 1024);
+        CHECK(pool.stat("messages_Get") < 1200);
+        CHECK(pool.stat("clients") == 2);
+        pool.tick(kSendDeadline - std::chrono::milliseconds(1));
+        CHECK(pool.stat("clients") == 2);
+        pool.tick(std::chrono::milliseconds(1));
+        CHECK(pool.stat("clients") == 1);
+        CHECK(pool.stat("clients_stuck") == 1);
+        // Nothing is held any more: all of the memory can be had.
+        CHECK(put(pool, other, blocks(100, 56, 1 * MiB)) == AllOk(56, Outcome::Ok));
+        CHECK(pool.stat("doomed_bytes") == 0);
+    });
+}
+
+TEST_CASE("a message that cannot be decoded ends its own lane only") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& good = pool.join();
+        Rng rng(3);
+        for (int round = 0; round < 20; ++round) {
+            Client& bad = pool.join();
+            std::vector<std::byte> garbage(rng.below(300));
+            for (auto& byte : garbage) byte = static_cast<std::byte>(rng.next());
+            bad.send(garbage);
+            REQUIRE(pool.until([&] { return bad.down; }));
+            CHECK(pool.peers.size() == 1);
+        }
+        CHECK(pool.stat("clients_broken") == 20);
+        CHECK(put(pool, good, blocks(1, 1, 10)) == AllOk{Outcome::Ok});
+    });
+}
+
+namespace {
+
+/// Does nothing: for counting.
+struct NoLane final : transport::Lane {
+    Result<std::size_t> post(std::span<const transport::Op> batch) override { return batch.size(); }
+    Result<void> import(const transport::Descriptor&, transport::Token, std::uint64_t) override { return {}; }
+    std::unique_ptr<transport::RemoteSegment> imported(std::uint64_t) override { return nullptr; }
+    std::size_t poll(std::span<transport::Completion>) override { return 0; }
+    Result<std::size_t> receive(transport::Receiver&) override { return 0; }
+    void discard_landing() noexcept override {}
+    [[nodiscard]] int event_fd() const noexcept override { return -1; }
+    [[nodiscard]] bool wants_write() const noexcept override { return false; }
+    Result<void> quiesce(Nanos) override { return {}; }
+    [[nodiscard]] std::size_t free_slots() const noexcept override { return 0; }
+    [[nodiscard]] const transport::Caps& caps() const noexcept override { return caps_; }
+    [[nodiscard]] const transport::PeerIdentity& peer() const noexcept override { return identity_; }
+    transport::Caps caps_;
+    transport::PeerIdentity identity_;
+};
+
+}  // namespace
+
+TEST_CASE("one client more than the limit is refused, until another has left") {
+    TestPool pool(Over::Tcp);
+    std::vector<Server::PeerId> ids;
+    for (std::size_t at = 0; at < kPeersMax; ++at)
+        ids.push_back(*pool.server->add(std::make_unique<NoLane>()));
+    const auto more = pool.server->add(std::make_unique<NoLane>());
+    REQUIRE_FALSE(more);
+    CHECK(more.error().code == Errc::NoCapacity);
+    CHECK(pool.stat("clients_refused") == 1);
+    pool.server->drop(ids.front());
+    CHECK(pool.server->lane_of(ids.front()) == nullptr);
+    CHECK_FALSE(pool.server->serve(ids.front()).alive);
+    CHECK(pool.server->add(std::make_unique<NoLane>()));
+}
+
+// ---- same host ----
+
+namespace {
+
+std::unique_ptr<transport::RemoteSegment> import(TestPool& pool, Client& client, const wire::Grant& grant) {
+    static std::uint64_t cookie = 1'000'000'000;
+    REQUIRE(client.lane->import({grant.descriptor}, {grant.token}, ++cookie));
+    REQUIRE(pool.until([&] { return client.completed.contains(cookie); }));
+    REQUIRE_FALSE(client.completed.at(cookie).error);
+    return client.lane->imported(cookie);
+}
+
+}  // namespace
+
+TEST_CASE("pool memory is not exposed over tcp") {
+    TestPool pool(Over::Tcp);
+    Client& client = pool.join();
+    CHECK(pool.refused(client, client.ask(wire::Attach{1, 0})) == Errc::Unsupported);
+}
+
+TEST_CASE("a client on the same host finds, pins and reads a block in mapped memory") {
+    TestPool pool(Over::Shm, {.capacity_bytes = 4 * MiB});
+    Client& client = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 20, 3000)) == AllOk(20, Outcome::Ok));
+    const auto attached = pool.expect<wire::Attached>(client, client.ask(wire::Attach{1, 0}));
+    REQUIRE_FALSE(attached.segments.empty());
+    const auto index = import(pool, client, attached.index);
+    const auto data = import(pool, client, attached.segments[0]);
+    const auto control = import(pool, client, attached.control);
+    CHECK(index->access() == transport::Access::Read);
+    CHECK(data->access() == transport::Access::Read);
+    const auto* buckets = reinterpret_cast<const model::Bucket*>(index->map()->data());
+    const Bytes memory = *data->map();
+    auto& page = *reinterpret_cast<model::ControlPage*>(control->map()->data());
+    for (std::uint64_t number = 1; number <= 20; ++number) {
+        const auto found = model::find_slot(buckets, attached.bucket_bits, digest_of(number).prefix());
+        REQUIRE(found);
+        const auto at = found->at.offset_units * model::kUnitBytes;
+        REQUIRE(at + 64 + 3000 <= attached.segment_bytes);
+        const auto& header = *reinterpret_cast<const model::BlockHeader*>(memory.data() + at);
+        CHECK(header.digest == digest_of(number));
+        CHECK(model::header_valid(header));
+        CHECK(same(memory.subspan(at + 64, 3000), bytes_of(number, 3000)));
+    }
+    CHECK_FALSE(model::find_slot(buckets, attached.bucket_bits, digest_of(99).prefix()));
+
+    // What it pins stays, whatever others put, and even when its lane is gone.
+    const auto pinned = model::find_slot(buckets, attached.bucket_bits, digest_of(7).prefix());
+    page.pins[0] = model::pin_word(pinned->at);
+    page.pins_end = 1;
+    Client& other = pool.join();
+    const auto seen = memory.subspan(pinned->at.offset_units * model::kUnitBytes + 64, 3000);
+    for (std::uint64_t number = 100; number < 200; number += 10)
+        REQUIRE(put(pool, other, blocks(number, 10, 100 * KiB)) == AllOk(10, Outcome::Ok));
+    CHECK(exists(pool, other, digests_of(6, 3)) == AllOk{Outcome::Miss, Outcome::Ok, Outcome::Miss});
+    client.leave();
+    REQUIRE(pool.until([&] { return pool.peers.size() == 1; }));
+    CHECK(pool.stat("client_pages") == 1);
+    for (std::uint64_t number = 200; number < 300; number += 10)
+        REQUIRE(put(pool, other, blocks(number, 10, 100 * KiB)) == AllOk(10, Outcome::Ok));
+    CHECK(same(seen, bytes_of(7, 3000)));
+    pool.processes.end_all();
+    pool.tick();
+    CHECK(pool.stat("client_pages") == 0);
+    for (std::uint64_t number = 300; number < 400; number += 10)
+        REQUIRE(put(pool, other, blocks(number, 10, 100 * KiB)) == AllOk(10, Outcome::Ok));
+    CHECK(exists(pool, other, digests_of(7, 1)) == AllOk{Outcome::Miss});
+}
+
+TEST_CASE("a second Attach grants only the segments that came since, and the same page") {
+    TestPool pool(Over::Shm, {.capacity_bytes = 4 * MiB});
+    Client& client = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 1, 100)) == AllOk{Outcome::Ok});
+    CHECK(pool.expect<wire::Attached>(client, client.ask(wire::Attach{1, 0})).segments.size() == 1);
+    REQUIRE(put(pool, client, blocks(2, 4, 600 * KiB)) == AllOk(4, Outcome::Ok));
+    const auto again = pool.expect<wire::Attached>(client, client.ask(wire::Attach{1, 1}));
+    CHECK(again.segments.size() == 3);
+    CHECK(again.segments[0].index == 1);
+    CHECK(pool.expect<wire::Attached>(client, client.ask(wire::Attach{1, UINT32_MAX})).segments.empty());
+    CHECK(pool.stat("client_pages") == 1);
+}
+
+namespace {
+
+/// Blocks that lie in one window of the client's memory.
+struct Pulled {
+    Pulled(TestPool& pool, std::uint64_t first, std::uint64_t count, std::uint32_t length)
+        : batch(blocks(first, count, length)) {
+        for (std::size_t at = 0; at < count; ++at) {
+            batch.items[at].window_offset = memory.size();
+            memory.insert(memory.end(), batch.bytes[at].begin(), batch.bytes[at].end());
+        }
+        auto registered = pool.fabric->register_memory(memory, transport::Access::Read);
+        REQUIRE(registered);
+        window = std::move(*registered);
+    }
+    [[nodiscard]] wire::Put put() const {
+        auto ask = batch.put();
+        ask.window.push_back({.bytes = memory.size(),
+                              .token = window->token().value,
+                              .descriptor = window->descriptor().bytes});
+        return ask;
+    }
+    Batch batch;
+    std::vector<std::byte> memory;
+    std::unique_ptr<transport::Segment> window;
+};
+
+}  // namespace
+
+TEST_CASE("a put on the same host is read from the client's own memory") {
+    TestPool pool(Over::Shm);
+    Client& client = pool.join();
+    const Pulled pulled(pool, 1, 20, 3000);
+    REQUIRE(put(pool, client, blocks(5, 1, 3000)) == AllOk{Outcome::Ok});
+    AllOk expected(20, Outcome::Ok);
+    expected[4] = Outcome::Present;
+    CHECK(pool.outcomes(client, client.ask(pulled.put())) == expected);
+    const auto id = ask_get(client, digests_of(1, 20), 3000, true);
+    CHECK(pool.outcomes(client, id) == AllOk(20, Outcome::Ok));
+    CHECK(same(pool.answer(client, id).payload, pulled.memory));
+}
+
+TEST_CASE("a window that cannot be read gives NoPull, and the space comes back") {
+    TestPool pool(Over::Shm);
+    Client& client = pool.join();
+    Pulled pulled(pool, 1, 3, 3000);
+    SUBCASE("an offset beyond the window") { pulled.batch.items[1].window_offset = 1 * GiB; }
+    SUBCASE("an offset that wraps around") { pulled.batch.items[2].window_offset = UINT64_MAX - 10; }
+    CHECK(std::ranges::count(pool.outcomes(client, client.ask(pulled.put())), Outcome::NoPull) == 3);
+    CHECK(pool.stat("blocks") == 0);
+    CHECK(put(pool, client, blocks(1, 3, 3000)) == AllOk(3, Outcome::Ok));
+    const Pulled more(pool, 4, 3, 3000);
+    auto garbage = more.put();
+    garbage.window[0].descriptor.resize(3);
+    CHECK(pool.refused(client, client.ask(garbage)) == Errc::Invalid);
+    CHECK(put(pool, client, blocks(9, 1, 3000)) == AllOk{Outcome::Ok});
+}
+
+TEST_CASE("a put cannot be pulled over tcp") {
+    TestPool pool(Over::Tcp), donor(Over::Shm);
+    Client& client = pool.join();
+    const Pulled pulled(donor, 1, 3, 3000);
+    CHECK(pool.refused(client, client.ask(pulled.put())) == Errc::Unsupported);
+}
+
+// The first of two large pulled puts took all slots of the lane; the second found none, had no
+// completion of its own to wait for, and was never answered.
+TEST_CASE("pulled puts that together need more reads than the lane has slots are all answered") {
+    TestPool pool(Over::Shm, {.capacity_bytes = 128 * MiB});
+    Client& client = pool.join();
+    std::vector<std::unique_ptr<Pulled>> all;
+    std::vector<std::uint64_t> ids;
+    for (std::uint64_t at = 0; at < 4; ++at) {
+        all.push_back(std::make_unique<Pulled>(pool, 1 + at * model::kBatchMax, model::kBatchMax, 200));
+        ids.push_back(client.ask(all.back()->put()));
+    }
+    for (std::size_t at = 0; at < 4; ++at) {
+        CHECK(pool.outcomes(client, ids[at]) == AllOk(model::kBatchMax, Outcome::Ok));
+        const auto id = ask_get(client, digests_of(1 + at * model::kBatchMax, model::kBatchMax), 200);
+        CHECK(pool.outcomes(client, id) == AllOk(model::kBatchMax, Outcome::Ok));
+        CHECK(same(pool.answer(client, id).payload, all[at]->memory));
+    }
+}
+
+TEST_CASE("more pulled puts than may wait at once are answered with Again") {
+    TestPool pool(Over::Shm);
+    Client& client = pool.join();
+    std::vector<std::unique_ptr<Pulled>> all;
+    std::vector<std::uint64_t> ids;
+    for (std::uint64_t at = 0; at < kPutsPerPeerMax + 5; ++at) {
+        all.push_back(std::make_unique<Pulled>(pool, 1 + at, 1, 200));
+        ids.push_back(client.ask(all.back()->put()));
+    }
+    for (std::size_t at = 0; at < ids.size(); ++at) {
+        if (at < kPutsPerPeerMax) {
+            CHECK(pool.outcomes(client, ids[at]) == AllOk{Outcome::Ok});
+        } else {
+            CHECK(pool.refused(client, ids[at]) == Errc::Again);
+        }
+    }
+}
