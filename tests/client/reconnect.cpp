@@ -43,7 +43,7 @@ TEST_CASE("after a restart of the pool a client finds it again by itself, and st
         CHECK(pool->exists(keys).trouble);
         CHECK_FALSE(pool->status().ready);
         REQUIRE(pool->status().trouble);
-        CHECK(pool->status().trouble->detail.find(daemon.address()) != std::string::npos);
+        CHECK(pool->status().trouble->detail.find("the peer closed the lane") != std::string::npos);
         // What was borrowed from shared memory stays readable when its owner is dead.
         if (const auto view = kept.view(0)) CHECK(std::ranges::equal(*view, block));
 

@@ -20,6 +20,8 @@ namespace cmpool::testing {
 class Daemon {
 public:
     explicit Daemon(std::vector<std::string> options = {"--capacity", "16M"}) : options_(std::move(options)) {
+        // As open as /dev/shm itself: who may connect is cmpoold's business.
+        std::filesystem::permissions(runtime_.path(), std::filesystem::perms{0711});
         start();
     }
 
