@@ -349,13 +349,17 @@ void Session::imports_done() {
 }
 
 bool Session::refresh(Asker& asker) {
-    if (state_ != State::Ready || attachment_ == nullptr) return false;
-    if (refreshing_.empty()) attach();
+    if (state_ != State::Ready || attachment_ == nullptr || hopeless()) return false;
+    // One at a time, also when whoever asked has stopped waiting: a second answer would map anew what
+    // the first one has mapped and we have lent out.
+    if (!refresh_runs_) attach();
+    refresh_runs_ = true;
     refreshing_.push_back(&asker);
     return true;
 }
 
 void Session::refreshed(const std::optional<Error>& trouble) {
+    refresh_runs_ = false;
     const auto waiting = std::exchange(refreshing_, {});
     for (Asker* asker : waiting) {
         if (trouble) {
@@ -442,7 +446,8 @@ void Session::probe() {
     (void)send_own(*lane_, wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) {
+void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
+                    std::vector<MutableBytes>& into) {
     if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message) return;

@@ -79,7 +79,8 @@ public:
 
     /// Same-host memory; null where there is none.
     [[nodiscard]] const std::shared_ptr<Attachment>& attachment() const noexcept { return attachment_; }
-    /// Maps segments that are new since the last time. True when that has begun.
+    /// Maps segments that are new since the last time. True when that is under way; false also where
+    /// nobody should wait for it.
     [[nodiscard]] bool refresh(Asker& asker);
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
     /// A segment that the pool may read `memory` from: registered before, or made now.
@@ -187,6 +188,7 @@ private:
     std::vector<Import> imports_;
     std::size_t imports_started_ = 0;
     std::size_t imports_ended_ = 0;
+    bool refresh_runs_ = false;
     std::vector<Asker*> refreshing_;  ///< who waits for new segments
 };
 

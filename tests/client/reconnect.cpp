@@ -127,3 +127,76 @@ TEST_CASE("a pool that was never there is no error, and is used once it comes") 
     CHECK(testing::chain_of(*pool, 1).size() == 1);
     CHECK(daemon.stop());
 }
+
+namespace {
+
+/// A pool whose client has not mapped all of its memory yet.
+struct HalfMapped {
+    Daemon daemon;
+    std::unique_ptr<client::PoolClient> pool;
+    std::vector<client::Digest> keys;  ///< the last ones lie in memory that `pool` does not know
+
+    HalfMapped() {
+        pool = testing::open_pool(daemon.uri("?deadline_ms=200&transport=shm"));
+        keys = testing::chain_of(*pool, 100);
+        const auto block = pattern(60'000, 1);
+        REQUIRE(put_one(*pool, keys[0], block, {.deadline = 20s}) == Outcome::Stored);
+        std::vector<std::byte> room(block.size());
+        REQUIRE(get_one(*pool, keys[0], room, {.deadline = 20s}).outcome == Outcome::Hit);
+        const auto other = testing::open_pool(daemon.uri("?deadline_ms=20000&transport=shm"));
+        for (const auto& key : keys) (void)put_one(*other, key, block);  // 6 MB: three segments
+    }
+};
+
+}  // namespace
+
+// Mapped blocks need nobody who answers, but others do: those are not waited for again and again.
+TEST_CASE("a frozen pool whose new memory is not mapped yet costs one deadline, then nothing") {
+    HalfMapped half;
+    half.daemon.freeze();
+    std::vector<std::byte> room(60'000);
+    const auto get_last = [&] { return get_one(*half.pool, half.keys.back(), room).outcome; };
+    CHECK(timed([&] { CHECK(get_last() == Outcome::Miss); }) < 200ms + kSlack);
+    CHECK(timed([&] {
+              for (int round = 0; round < 20; ++round) CHECK(get_last() == Outcome::Miss);
+          }) < 200ms + kSlack);
+    CHECK(get_one(*half.pool, half.keys.front(), room).outcome == Outcome::Hit);
+    half.daemon.thaw();
+    CHECK(testing::comes_true([&] { return get_last() == Outcome::Hit; }));
+    CHECK(room == pattern(60'000, 1));
+    CHECK(half.daemon.stop());
+}
+
+// The pool stops between telling of its new memory and handing it over. Asked again meanwhile, it must
+// not hand over twice: what the client has mapped and lent out by then would move.
+TEST_CASE("memory that is being handed over is not asked for a second time") {
+    HalfMapped half;
+    std::vector<std::byte> room(60'000);
+    const MutableBytes into(room);
+    const client::GetItem last{half.keys.back(), {&into, 1}};
+    const auto events = half.pool->event_fd();
+    REQUIRE(events);
+    const auto heard = [&] {
+        pollfd ready{.fd = *events, .events = POLLIN, .revents = 0};
+        return ::poll(&ready, 1, 20'000) == 1;
+    };
+    auto first = half.pool->start_get({&last, 1}, {.deadline = 500ms});
+    REQUIRE(heard());  // the grants are here
+    half.daemon.freeze();
+    half.pool->progress();
+    while (!first.done() && heard()) half.pool->progress();
+    CHECK(first.take().count(Outcome::Hit) == 0);
+
+    auto again = half.pool->start_get({&last, 1}, {.deadline = 20s});
+    half.daemon.thaw();
+    while (!again.done() && heard()) half.pool->progress();
+    CHECK(testing::comes_true(
+        [&] { return get_one(*half.pool, half.keys.back(), room).outcome == Outcome::Hit; }));
+    const auto match = half.pool->match(half.keys);
+    CHECK(match.blocks() == 100);
+    for (int round = 0; round < 100; ++round) half.pool->progress();
+    for (std::size_t index = 0; index < match.blocks(); ++index) {
+        if (const auto view = match.view(index)) CHECK(std::ranges::equal(*view, pattern(60'000, 1)));
+    }
+    CHECK(half.daemon.stop());
+}
