@@ -57,6 +57,15 @@ bool Attachment::unchanged(const Sighting& sighting) const noexcept {
 // has proved that they were not.
 std::optional<Attachment::Copied> Attachment::copy(const model::Digest& digest, const Sighting& sighting,
                                                    std::span<const MutableBytes> into) const noexcept {
+    const auto copied = copy_pinned(digest, sighting, into);
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (!unchanged(sighting)) return std::nullopt;
+    return copied;
+}
+
+std::optional<Attachment::Copied> Attachment::copy_pinned(const model::Digest& digest,
+                                                          const Sighting& sighting,
+                                                          std::span<const MutableBytes> into) const noexcept {
     const Bytes block = extent(sighting.at);
     if (block.empty()) return std::nullopt;
     model::BlockHeader header;
@@ -68,8 +77,6 @@ std::optional<Attachment::Copied> Attachment::copy(const model::Digest& digest, 
         if (count > 0) std::memcpy(piece.data(), rest.data(), count);
         rest = rest.subspan(count);
     }
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (!unchanged(sighting)) return std::nullopt;
     return Copied{rest.empty() ? Outcome::Hit : Outcome::TooSmall, header.length, header.payload_checksum};
 }
 
@@ -101,6 +108,18 @@ void Attachment::unpin(std::span<const std::uint32_t> pins, std::span<const Sigh
         free_pins_.push_back(pins[index]);
         pin_bytes_left_ += run[index].at.units * kUnitBytes;
     }
+}
+
+void Attachment::forget(const Lent& lent) noexcept {
+    std::erase_if(lent_, [&](const Lent& each) { return each.run.data() == lent.run.data(); });
+}
+
+std::unordered_map<model::Digest, Sighting> Attachment::lent() const {
+    std::unordered_map<model::Digest, Sighting> all;
+    for (const auto& [digests, run] : lent_) {
+        for (std::size_t index = 0; index < run.size(); ++index) all.emplace(digests[index], run[index]);
+    }
+    return all;
 }
 
 void Attachment::touch(std::span<const Sighting> run) noexcept {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include <cmpool/base/bytes.h>
@@ -53,10 +54,25 @@ public:
     };
     [[nodiscard]] std::optional<Copied> copy(const model::Digest& digest, const Sighting& sighting,
                                              std::span<const MutableBytes> into) const noexcept;
+    /// The same of a block that is pinned here: nobody changes it, whatever the index shows.
+    [[nodiscard]] std::optional<Copied> copy_pinned(const model::Digest& digest, const Sighting& sighting,
+                                                    std::span<const MutableBytes> into) const noexcept;
 
     /// Pins as many leading blocks as are still there and as there is room for; one fence for all.
     [[nodiscard]] std::vector<std::uint32_t> pin(std::span<const Sighting> run);
     void unpin(std::span<const std::uint32_t> pins, std::span<const Sighting> run) noexcept;
+
+    /// A run that this client has pinned, by the blocks' keys. Both are the same length, and stay where
+    /// they are until forget().
+    struct Lent {
+        std::span<const model::Digest> digests;
+        std::span<const Sighting> run;
+    };
+    void lend(const Lent& lent) { lent_.push_back(lent); }
+    void forget(const Lent& lent) noexcept;
+    /// What pinned runs hold, for blocks that the index shows no more: the pool may choose a block to
+    /// evict before it is pinned, and take it out of the index after. Its bytes stay.
+    [[nodiscard]] std::unordered_map<model::Digest, Sighting> lent() const;
     /// Tells the server what was used: from the last block to the first, so that the root stays warmest.
     void touch(std::span<const Sighting> run) noexcept;
 
@@ -77,6 +93,7 @@ private:
     std::uint64_t segment_bytes_;
     std::uint64_t pin_bytes_left_;
     std::vector<Mapped> data_;  ///< by index; empty where a segment has been given up
+    std::vector<Lent> lent_;
     std::vector<std::uint32_t> free_pins_;
     std::uint32_t pins_used_ = 0;  ///< pins below this index have been used at least once
     std::uint64_t touch_head_ = 0;

@@ -114,6 +114,7 @@ void MatchCall::match_mapped() {
     state_->digests.assign(chain_.begin(), chain_.begin() + static_cast<std::ptrdiff_t>(state_->pins.size()));
     state_->run = std::move(run);
     state_->attachment = session().attachment();
+    if (!state_->pins.empty()) state_->attachment->lend(state_->lent());
     end({});
 }
 
@@ -136,7 +137,10 @@ Match MatchCall::take() {
 }
 
 void Match::State::release() noexcept {
-    if (attachment) attachment->unpin(pins, run);
+    if (attachment) {
+        attachment->forget(lent());
+        attachment->unpin(pins, run);
+    }
     pins.clear();
     attachment.reset();
     if (const auto alive = session.lock(); alive && lease_id != 0) {

@@ -86,6 +86,8 @@ public:
 
 private:
     void get_mapped(const std::vector<std::uint32_t>& wanted);
+    void get_lent(const std::vector<std::uint32_t>& unseen);
+    [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
     void get_by_message(const std::vector<std::uint32_t>& wanted);
     void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
 
@@ -172,6 +174,9 @@ private:
 struct Match::State {
     ~State() { release(); }
     void release() noexcept;
+    [[nodiscard]] Attachment::Lent lent() const noexcept {
+        return {digests, std::span(run).first(pins.size())};
+    }
 
     std::size_t blocks = 0;
     std::optional<Error> trouble;

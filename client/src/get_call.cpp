@@ -49,10 +49,14 @@ void GetCall::get_mapped(const std::vector<std::uint32_t>& wanted) {
     std::vector<std::uint32_t> unmapped;
     std::uint64_t stale = 0;
     std::uint64_t bytes = 0;
+    std::vector<std::uint32_t> unseen;
     for (const std::uint32_t index : wanted) {
         const GetItem& item = items_[index];
         const auto sighting = memory.probe(item.key);
-        if (!sighting) continue;
+        if (!sighting) {
+            unseen.push_back(index);
+            continue;
+        }
         if (memory.extent(sighting->at).empty()) {
             unmapped.push_back(index);
             continue;
@@ -60,15 +64,14 @@ void GetCall::get_mapped(const std::vector<std::uint32_t>& wanted) {
         const auto copied = memory.copy(item.key, *sighting, item.into);
         if (!copied) {
             ++stale;
+            unseen.push_back(index);
             continue;
         }
-        report_.blocks[index] = {.outcome = copied->outcome, .bytes = copied->bytes};
-        if (copied->outcome != Outcome::Hit) continue;
-        report_.blocks[index].outcome = Outcome::Miss;
-        landed(index, copied->bytes, copied->checksum);
+        if (!copied_out(index, *copied)) continue;
         touched.push_back(*sighting);
         bytes += copied->bytes;
     }
+    get_lent(unseen);
     memory.touch(touched);
     unmapped_ = std::move(unmapped);
     if (!unmapped_.empty() && refresh_once()) {
@@ -77,6 +80,28 @@ void GetCall::get_mapped(const std::vector<std::uint32_t>& wanted) {
     }
     memory.count_get(touched.size(), wanted.size() - touched.size(), bytes, stale);
     end({});
+}
+
+// What a match of ours has pinned is there, even if the index has lost it.
+void GetCall::get_lent(const std::vector<std::uint32_t>& unseen) {
+    if (unseen.empty()) return;
+    const Attachment& memory = *session().attachment();
+    const auto lent = memory.lent();
+    for (const std::uint32_t index : unseen) {
+        const auto found = lent.find(items_[index].key);
+        if (found == lent.end()) continue;
+        const auto copied = memory.copy_pinned(items_[index].key, found->second, items_[index].into);
+        if (copied) (void)copied_out(index, *copied);
+    }
+}
+
+bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {
+    if (copied.outcome == Outcome::Hit) {
+        landed(index, copied.bytes, copied.checksum);
+        return true;
+    }
+    report_.blocks[index] = {.outcome = copied.outcome, .bytes = copied.bytes};
+    return false;
 }
 
 void GetCall::get_by_message(const std::vector<std::uint32_t>& wanted) {
