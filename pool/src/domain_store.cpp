@@ -161,7 +161,7 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
     // Another block with the same 64 bits, or this one with a damaged header, would hide it for ever.
     if (const ExtentId other = index_.find(spec.digest.prefix()); other != kNoExtent) evict({other});
     const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
-    if (!intact) ++counts_.corrupt_blocks;
+    if (!intact) ++counts_.changed_blocks;
     if (!intact || orphan) {
         abort(id);
         return intact ? Outcome::Orphan : Outcome::Refused;

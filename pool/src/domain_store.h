@@ -42,7 +42,8 @@ struct StoreCounts {
     std::uint64_t evicted_blocks = 0;
     std::uint64_t evicted_bytes = 0;
     std::uint64_t removed_blocks = 0;
-    std::uint64_t corrupt_blocks = 0;
+    std::uint64_t corrupt_blocks = 0;  ///< whose bytes changed while they lay here
+    std::uint64_t changed_blocks = 0;  ///< refused: their bytes changed on the way, as when a writer gave up
 };
 
 /// The blocks of one domain on one shard: memory, index, and what goes when room is needed.

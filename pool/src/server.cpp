@@ -324,6 +324,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         blocks.evicted_bytes += counts.evicted_bytes;
         blocks.removed_blocks += counts.removed_blocks;
         blocks.corrupt_blocks += counts.corrupt_blocks;
+        blocks.changed_blocks += counts.changed_blocks;
         const auto from_clients = store->pins().counts();
         clients.match_calls += from_clients.match_calls;
         clients.match_blocks_asked += from_clients.match_blocks_asked;
@@ -360,6 +361,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_present", counts_.put_present},
         {"put_refused", counts_.put_refused},
         {"put_orphan", counts_.put_orphan},
+        {"put_changed", blocks.changed_blocks},
         {"put_bytes", counts_.put_bytes},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
