@@ -63,7 +63,11 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
         // A client that does not take its answers is not asked for more questions.
         if (peer->broken || !peer->outbox.empty() || peer->puts.size() >= kPutsPerPeerMax) break;
         const auto received = peer->lane->receive(*peer);
-        if (!received) peer->broken = true;
+        if (!received) {
+            peer->broken = true;
+            spdlog::debug("event lane_ended peer {} name {} reason \"{}\"", peer->id, peer->name,
+                          received.error().detail);
+        }
         busy = received && *received > 0;
         if (!busy) break;
     }
