@@ -128,8 +128,7 @@ void DomainStore::apply_touches() {
 // ---- writing ----
 
 DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
-    if (find(spec.digest) != kNoExtent || writing_.contains(spec.digest))
-        return {.refused = Outcome::Present};
+    if (find(spec.digest) != kNoExtent) return {.refused = Outcome::Present};
     if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
         return {.refused = Outcome::Orphan};
     }
@@ -140,14 +139,20 @@ DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
     extent.namespace_id = spec.namespace_id;
     extent.position = spec.position;
     header(extent) = {.digest = spec.digest, .length = spec.length};
-    writing_.emplace(spec.digest, id);
+    writing_.insert(spec.digest);
     specs_.emplace(id, spec);
+    counts_.writing_bytes += extent.units * kUnitBytes;
     return {.extent = id, .payload = payload(extent)};
 }
 
+void DomainStore::end_writing(ExtentId id) {
+    const auto spec = specs_.extract(id);
+    writing_.erase(writing_.find(spec.mapped().digest));
+    counts_.writing_bytes -= map_[id].units * kUnitBytes;
+}
+
 void DomainStore::abort(ExtentId id) {
-    writing_.erase(header(map_[id]).digest);
-    specs_.erase(id);
+    end_writing(id);
     map_.free(id);
 }
 
@@ -157,9 +162,10 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
     const bool intact = model::checksum(payload(map_[id])) == checksum;
     const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
     if (!intact) ++counts_.corrupt_blocks;
-    if (!intact || orphan) {
+    const bool present = find(spec.digest) != kNoExtent;
+    if (!intact || present || orphan) {
         abort(id);
-        return intact ? Outcome::Orphan : Outcome::Refused;
+        return !intact ? Outcome::Refused : present ? Outcome::Present : Outcome::Orphan;
     }
     head.magic = model::kHeaderMagic;
     head.generation = ++inserts_;
@@ -172,8 +178,7 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
         abort(id);
         return Outcome::Refused;
     }
-    writing_.erase(spec.digest);
-    specs_.erase(id);
+    end_writing(id);
     // Looked up only now: the parent may have gone when a slot was made free.
     join_group(id, spec.parent.is_zero() ? kNoExtent : find(spec.parent), spec.begins_group);
     return Outcome::Ok;
@@ -416,11 +421,13 @@ std::string DomainStore::check_invariants() const {
     std::uint64_t units = 0;
     std::uint64_t live = 0;
     std::uint64_t doomed = 0;
+    std::uint64_t writing = 0;
     for (ExtentId id = 0; id < map_.size(); ++id) {
         const Extent& extent = map_[id];
         if (extent.state == ExtentState::Unused) continue;
         units += extent.units;
         if (extent.state == ExtentState::Doomed) doomed += extent.units;
+        if (extent.state == ExtentState::Writing) writing += extent.units;
         if (extent.state != ExtentState::Live) continue;
         ++live;
         if (index_.find(header(extent).digest.prefix()) != id)
@@ -436,6 +443,9 @@ std::string DomainStore::check_invariants() const {
         doomed * kUnitBytes != counts_.doomed_bytes) {
         return fmt::format("{} live extents, {} counted, {} in the index; {} units doomed, {} bytes counted",
                            live, counts_.live_blocks, index_.entries(), doomed, counts_.doomed_bytes);
+    }
+    if (writing * kUnitBytes != counts_.writing_bytes) {
+        return fmt::format("{} units are being written, {} bytes counted", writing, counts_.writing_bytes);
     }
     return {};
 }
