@@ -179,7 +179,7 @@ private:
     std::unordered_map<std::uint64_t, Lease> leases_;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
-    std::uint64_t next_lease_ = 1;
+    std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
     Counts counts_;
 };
 
