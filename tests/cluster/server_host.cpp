@@ -40,6 +40,7 @@ public:
     void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
                         const pool::Credential& credential, OpenDone done) override {
         auto record = host_.controller_->open_namespace(spec, fingerprint, credential);
+        if (record && host_.options_.one_domain_for_all) record->domain_id = 1;
         Rng& rng = host_.world_.rng();
         if (!rng.chance(host_.options_.slow_directory)) return done(std::move(record));
         const auto most = static_cast<std::uint64_t>(host_.options_.directory_delay.count());

@@ -28,7 +28,8 @@ struct ServerOptions {
     Nanos directory_delay{0};   ///< at most so much
     /// Test-only seam: stands between the server and its memory.
     std::function<std::unique_ptr<transport::Fabric>(std::unique_ptr<transport::Fabric>)> wrap_memory;
-    bool lies_about_deaths = false;  ///< test-only seam: takes every process for dead
+    bool lies_about_deaths = false;   ///< test-only seam: takes every process for dead
+    bool one_domain_for_all = false;  ///< test-only seam: tenants share memory
 };
 
 /// Which simulated processes run, as the kernel would tell the server.
