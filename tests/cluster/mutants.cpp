@@ -137,5 +137,34 @@ TEST_CASE("the checker notices a tenant that is given another's memory") {
     CHECK(mentions(wrong, "another tenant"));
 }
 
+TEST_CASE("random scenes reach what they are meant to reach") {
+    History::Seen sum;
+    std::uint64_t evicted = 0;
+    std::uint64_t refused = 0;
+    for (std::uint64_t seed = 1; seed <= kSeedsMax; ++seed) {
+        SimCluster cluster(seed, Scene::draw(seed));
+        CHECK(cluster.run().empty());
+        const auto& seen = cluster.history().seen();
+        sum.hits += seen.hits;
+        sum.misses += seen.misses;
+        sum.stored += seen.stored;
+        sum.present += seen.present;
+        sum.dropped += seen.dropped;
+        sum.leased += seen.leased;
+        sum.views += seen.views;
+        sum.late += seen.late;
+        sum.too_small += seen.too_small;
+        evicted += cluster.server().stat("evicted_blocks");
+        refused += cluster.server().stat("leases_refused");
+    }
+    MESSAGE("hits ", sum.hits, " misses ", sum.misses, " stored ", sum.stored, " present ", sum.present,
+            " dropped ", sum.dropped, " leased ", sum.leased, " views ", sum.views, " late ", sum.late,
+            " too small ", sum.too_small, " evicted ", evicted, " leases refused ", refused);
+    for (const auto count : {sum.hits, sum.misses, sum.stored, sum.present, sum.dropped, sum.leased,
+                             sum.views, sum.late, sum.too_small, evicted}) {
+        CHECK(count >= 100);
+    }
+}
+
 }  // namespace
 }  // namespace cmpool::testing

@@ -44,10 +44,10 @@ void run_shard(std::uint64_t shard) {
     for (std::uint64_t number = 0; number < each; ++number) run(first + number * kShards + shard);
 }
 
-TEST_CASE("random schedules, first quarter of the seeds") { run_shard(0); }
-TEST_CASE("random schedules, second quarter of the seeds") { run_shard(1); }
-TEST_CASE("random schedules, third quarter of the seeds") { run_shard(2); }
-TEST_CASE("random schedules, fourth quarter of the seeds") { run_shard(3); }
+TEST_CASE("random schedules of the first quarter") { run_shard(0); }
+TEST_CASE("random schedules of the second quarter") { run_shard(1); }
+TEST_CASE("random schedules of the third quarter") { run_shard(2); }
+TEST_CASE("random schedules of the fourth quarter") { run_shard(3); }
 
 }  // namespace
 }  // namespace cmpool::testing

@@ -275,6 +275,20 @@ TEST_CASE("segments that are asked for twice are mapped once") {
     }
 }
 
+TEST_CASE("a get into a buffer without room says how much it needs") {
+    for (const bool mapped : {false, true}) {
+        CAPTURE(mapped);
+        Stage stage;
+        ClientHost& client = stage.client("engine", mapped);
+        const std::size_t block = stage.space.opaque[0];
+        REQUIRE(stage.put(client, {block}).count(Outcome::Stored) == 1);
+        const client::GetItem nowhere{stage.space.blocks[block].key, {}};
+        const auto report = stage.finish(client, client.pool().start_get({&nowhere, 1}));
+        CHECK(report.blocks[0].outcome == Outcome::TooSmall);
+        CHECK(report.blocks[0].bytes == stage.space.blocks[block].bytes.size());
+    }
+}
+
 TEST_CASE("calls end with their client") {
     Stage stage;
     ClientHost& client = stage.client("engine", false);

@@ -177,7 +177,7 @@ std::vector<std::size_t> SimCluster::draw_blocks(const Space& space) {
     if (rng_.chance(0.7)) return space.chains[rng_.below(space.chains.size())];
     std::vector<std::size_t> blocks;
     for (const std::size_t block : space.opaque) {
-        if (rng_.chance(0.3)) blocks.push_back(block);
+        if (rng_.chance(0.25)) blocks.push_back(block);
     }
     return blocks;
 }
@@ -201,7 +201,8 @@ void SimCluster::call(Engine& engine) {
         history_.match(engine.client, own, *named, blocks, rng_.chance(0.1) ? 0 : lease_ms, keep);
         if (rng_.chance(0.5)) history_.get(engine.client, own, *named, std::move(blocks), false, 1);
     } else if (what < 90) {
-        history_.get(engine.client, own, *named, std::move(blocks), rng_.chance(0.2), 1 + rng_.below(3));
+        history_.get(engine.client, own, *named, std::move(blocks), rng_.chance(0.2), 1 + rng_.below(3),
+                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0);
     } else if (what < 96 || !scene_.removes) {
         history_.exists(engine.client, own, *named, std::move(blocks));
     } else {

@@ -24,7 +24,7 @@ struct Scene {
     std::size_t clients = 4;
     std::size_t spaces = 3;  ///< the first two belong to one tenant, the others to another
     std::size_t faults = 0;  ///< deaths, freezes, partitions, crashes, jumps
-    Nanos length = std::chrono::milliseconds(400);
+    Nanos length = std::chrono::milliseconds(300);
     bool removes = true;
 
     [[nodiscard]] static Scene draw(std::uint64_t seed);

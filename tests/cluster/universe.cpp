@@ -19,7 +19,7 @@ constexpr std::uint32_t kGroupBlocks = 3;
 
 std::uint64_t draw_length(Rng& rng, std::uint64_t most) {
     const std::uint64_t kind = rng.below(100);
-    const std::uint64_t top = kind < 55 ? 4 * KiB : kind < 85 ? 32 * KiB : kind < 97 ? 200 * KiB : 420 * KiB;
+    const std::uint64_t top = kind < 50 ? 4 * KiB : kind < 80 ? 32 * KiB : kind < 97 ? 200 * KiB : 420 * KiB;
     return 64 + rng.below(std::min(top, most) - 63);
 }
 

@@ -44,9 +44,9 @@ struct Space {
 };
 
 struct UniverseOptions {
-    std::size_t chains = 5;
-    std::size_t chain_blocks_max = 7;
-    std::size_t opaque = 8;
+    std::size_t chains = 8;
+    std::size_t chain_blocks_max = 8;
+    std::size_t opaque = 12;
     std::uint64_t block_bytes_max = 200 * 1024;
 };
 
