@@ -25,7 +25,8 @@ ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy
       processes_(processes),
       memory_(std::move(memory)),
       incarnation_(incarnation),
-      lease_bytes_max_(memory_->capacity_bytes() / 4) {}
+      lease_bytes_max_(memory_->capacity_bytes() / 4),
+      next_lease_(incarnation) {}
 
 ServerImpl::~ServerImpl() {
     while (!peers_.empty()) drop(peers_.begin()->first);
@@ -324,6 +325,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         blocks.live_blocks += counts.live_blocks;
         blocks.live_bytes += counts.live_bytes;
         blocks.doomed_bytes += counts.doomed_bytes;
+        blocks.writing_bytes += counts.writing_bytes;
         blocks.evicted_blocks += counts.evicted_blocks;
         blocks.evicted_bytes += counts.evicted_bytes;
         blocks.removed_blocks += counts.removed_blocks;
@@ -350,6 +352,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"blocks", blocks.live_blocks},
         {"block_bytes", blocks.live_bytes},
         {"doomed_bytes", blocks.doomed_bytes},
+        {"writing_bytes", blocks.writing_bytes},
         {"evicted_blocks", blocks.evicted_blocks},
         {"evicted_bytes", blocks.evicted_bytes},
         {"removed_blocks", blocks.removed_blocks},
