@@ -23,7 +23,8 @@ Attachment::Attachment(std::unique_ptr<transport::RemoteSegment> index, MutableB
 void Attachment::add_segment(std::size_t index, std::unique_ptr<transport::RemoteSegment> segment,
                              Bytes bytes) {
     if (index >= data_.size()) data_.resize(index + 1);
-    data_[index] = {std::move(segment), bytes};
+    // What is mapped stays where it is: somebody may look at it.
+    if (data_[index].segment == nullptr) data_[index] = {std::move(segment), bytes};
 }
 
 std::optional<Sighting> Attachment::probe(const model::Digest& digest) const noexcept {

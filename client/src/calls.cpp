@@ -7,7 +7,12 @@ namespace cmpool::client {
 void Call::end(std::optional<Error> trouble) {
     if (done_) return;
     if (trouble) note(*trouble);
+    finish();
+}
+
+void Call::finish() noexcept {
     done_ = true;
+    over();
 }
 
 void Call::note(const Error& trouble) {
@@ -28,7 +33,7 @@ void Call::ask(std::uint64_t part, wire::Body body, std::span<const Bytes> paylo
 }
 
 void Call::ended() {
-    if (--outstanding_ == 0) done_ = true;
+    if (--outstanding_ == 0) finish();
 }
 
 bool Call::refresh_once() {

@@ -49,6 +49,8 @@ protected:
     void ask(std::uint64_t part, wire::Body body, std::span<const Bytes> payload = {});
     /// A part has ended.
     void ended();
+    /// The call is done: what the pool may still look at is taken back.
+    virtual void over() noexcept {}
     /// Asks for the segments that we have not mapped yet, once a call; answer(kRefreshed) follows.
     [[nodiscard]] bool refresh_once();
     void note(const Error& trouble);
@@ -57,6 +59,8 @@ protected:
     std::size_t outstanding_ = 0;
 
 private:
+    void finish() noexcept;
+
     std::shared_ptr<Session> session_;
     Instant deadline_;
     bool done_ = false;
@@ -110,6 +114,7 @@ private:
     };
     static constexpr std::uint64_t kWanted = UINT64_MAX;  ///< the part that asks what is there already
 
+    void over() noexcept override;
     [[nodiscard]] bool accept(std::uint32_t index);
     void queue(const std::vector<std::uint32_t>& wanted);
     void send_next();

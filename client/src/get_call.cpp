@@ -105,11 +105,12 @@ bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) 
 }
 
 void GetCall::get_by_message(const std::vector<std::uint32_t>& wanted) {
-    std::uint64_t chunk_bytes = kGetChunkBytes;
+    std::uint64_t chunk_bytes = 0;
     const std::size_t first = chunks_.size();
     for (const std::uint32_t index : wanted) {
         const std::uint64_t bytes = room(items_[index]);
-        if (chunk_bytes + bytes > kGetChunkBytes || chunks_.back().size() == model::kBatchMax) {
+        if (chunks_.size() == first || chunk_bytes + bytes > kGetChunkBytes ||
+            chunks_.back().size() == model::kBatchMax) {
             chunks_.emplace_back();
             chunk_bytes = 0;
         }

@@ -133,9 +133,12 @@ Instant PoolClient::Inside::next_deadline() const {
 PoolClient::PoolClient(std::unique_ptr<Inside> inside) : inside_(std::move(inside)) {}
 
 PoolClient::~PoolClient() {
+    const Error closed{Errc::PeerDown, "the client was closed"};
     for (const auto& call : inside_->active) {
         if (!call->done()) inside_->session->forget(*call);
+        call->end(closed);
     }
+    for (const auto& call : inside_->waiting) call->end(closed);
 }
 
 Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {

@@ -45,6 +45,10 @@ void PutCall::begin() {
     ask(kWanted, wire::Exists{session().namespace_id(), keys});
 }
 
+void PutCall::over() noexcept {
+    for (auto& chunk : chunks_) chunk.window.reset();
+}
+
 // Chains are put in the order given, so that parents come first.
 void PutCall::queue(const std::vector<std::uint32_t>& wanted) {
     std::uint64_t bytes = kPutChunkBytes;

@@ -387,8 +387,10 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
 }
 
 void Session::tell(wire::Body body) {
-    if (state_ != State::Ready) return;
-    (void)send_own(*lane_, std::move(body));
+    if (state_ != State::Ready || unsent_.size() >= kUnsentMax) return;
+    const std::uint64_t id = next_id_++;
+    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
 }
 
 bool Session::post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload) {
@@ -443,7 +445,7 @@ void Session::overdue(const Error& why) {
 void Session::probe() {
     breaker_.trip(environment_.clock->now());
     probing_ = true;
-    (void)send_own(*lane_, wire::Exists{.namespace_id = namespace_id_});
+    tell(wire::Exists{.namespace_id = namespace_id_});
 }
 
 void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,

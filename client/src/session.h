@@ -71,7 +71,7 @@ public:
     /// Sends a request; its answer comes to `asker`. Errors: PeerDown when not ready, Again.
     [[nodiscard]] Result<std::uint64_t> ask(Asker& asker, std::uint64_t part, wire::Body body,
                                             std::span<const Bytes> payload = {});
-    /// Sends a message that has no answer.
+    /// Sends a message whose answer nobody waits for; above kUnsentMax it is dropped.
     void tell(wire::Body body);
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
     /// that still sends from one of them is given up for it.

@@ -129,8 +129,7 @@ void DomainStore::apply_touches() {
 // ---- writing ----
 
 DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
-    if (find(spec.digest) != kNoExtent || writing_.contains(spec.digest))
-        return {.refused = Outcome::Present};
+    if (find(spec.digest) != kNoExtent) return {.refused = Outcome::Present};
     if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
         return {.refused = Outcome::Orphan};
     }
@@ -141,14 +140,20 @@ DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
     extent.namespace_id = spec.namespace_id;
     extent.position = spec.position;
     header(extent) = {.digest = spec.digest, .length = spec.length};
-    writing_.emplace(spec.digest, id);
+    writing_.insert(spec.digest);
     specs_.emplace(id, spec);
+    counts_.writing_bytes += extent.units * kUnitBytes;
     return {.extent = id, .payload = payload(extent)};
 }
 
+void DomainStore::end_writing(ExtentId id) {
+    const auto spec = specs_.extract(id);
+    writing_.erase(writing_.find(spec.mapped().digest));
+    counts_.writing_bytes -= map_[id].units * kUnitBytes;
+}
+
 void DomainStore::abort(ExtentId id) {
-    writing_.erase(specs_.at(id).digest);
-    specs_.erase(id);
+    end_writing(id);
     map_.free(id);
 }
 
@@ -158,13 +163,15 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
     // What was said at begin() counts, not what the memory says by now.
     head = {.digest = spec.digest, .length = spec.length};
     const bool intact = model::checksum(payload(map_[id])) == checksum;
+    const bool present = find(spec.digest) != kNoExtent;
     // Another block with the same 64 bits, or this one with a damaged header, would hide it for ever.
-    if (const ExtentId other = index_.find(spec.digest.prefix()); other != kNoExtent) evict({other});
+    const ExtentId other = index_.find(spec.digest.prefix());
+    if (!present && other != kNoExtent) evict({other});
     const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
-    if (!intact) ++counts_.corrupt_blocks;
-    if (!intact || orphan) {
+    if (!intact) ++counts_.changed_blocks;
+    if (!intact || present || orphan) {
         abort(id);
-        return intact ? Outcome::Orphan : Outcome::Refused;
+        return !intact ? Outcome::Refused : present ? Outcome::Present : Outcome::Orphan;
     }
     head.magic = model::kHeaderMagic;
     head.generation = ++inserts_;
@@ -177,8 +184,7 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
         abort(id);
         return Outcome::Refused;
     }
-    writing_.erase(spec.digest);
-    specs_.erase(id);
+    end_writing(id);
     // Looked up only now: the parent may have gone when a slot was made free.
     join_group(id, spec.parent.is_zero() ? kNoExtent : find(spec.parent), spec.begins_group);
     return Outcome::Ok;
@@ -451,11 +457,13 @@ std::string DomainStore::check_invariants() const {
     std::uint64_t units = 0;
     std::uint64_t live = 0;
     std::uint64_t doomed = 0;
+    std::uint64_t writing = 0;
     for (ExtentId id = 0; id < map_.size(); ++id) {
         const Extent& extent = map_[id];
         if (extent.state == ExtentState::Unused) continue;
         units += extent.units;
         if (extent.state == ExtentState::Doomed) doomed += extent.units;
+        if (extent.state == ExtentState::Writing) writing += extent.units;
         if (extent.state != ExtentState::Live) continue;
         ++live;
         if (index_.find(header(extent).digest.prefix()) != id)
@@ -471,6 +479,9 @@ std::string DomainStore::check_invariants() const {
         doomed * kUnitBytes != counts_.doomed_bytes) {
         return fmt::format("{} live extents, {} counted, {} in the index; {} units doomed, {} bytes counted",
                            live, counts_.live_blocks, index_.entries(), doomed, counts_.doomed_bytes);
+    }
+    if (writing * kUnitBytes != counts_.writing_bytes) {
+        return fmt::format("{} units are being written, {} bytes counted", writing, counts_.writing_bytes);
     }
     return {};
 }

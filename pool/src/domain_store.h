@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include <cmpool/base/clock.h>
@@ -37,12 +38,14 @@ struct BlockView {
 
 struct StoreCounts {
     std::uint64_t live_blocks = 0;
-    std::uint64_t live_bytes = 0;    ///< of extents, headers included
-    std::uint64_t doomed_bytes = 0;  ///< out of the index, still read
+    std::uint64_t live_bytes = 0;     ///< of extents, headers included
+    std::uint64_t doomed_bytes = 0;   ///< out of the index, still read
+    std::uint64_t writing_bytes = 0;  ///< begun, not yet visible
     std::uint64_t evicted_blocks = 0;
     std::uint64_t evicted_bytes = 0;
     std::uint64_t removed_blocks = 0;
-    std::uint64_t corrupt_blocks = 0;
+    std::uint64_t corrupt_blocks = 0;  ///< whose bytes changed while they lay here
+    std::uint64_t changed_blocks = 0;  ///< refused: their bytes changed on the way, as when a writer gave up
 };
 
 /// The blocks of one domain on one shard: memory, index, and what goes when room is needed.
@@ -69,14 +72,15 @@ public:
     /// that would help can go.
     [[nodiscard]] bool make_room(std::uint64_t length);
 
-    // ---- writing ----
+    // ---- writing: a block may have several writers, since one may never come to its end; who commits
+    // first stores it, the others hear Present ----
     struct Begun {
         std::optional<wire::Outcome> refused;  ///< why not; Refused: no room, make_room() and try again
         ExtentId extent = kNoExtent;
         MutableBytes payload;
     };
     [[nodiscard]] Begun begin(const BlockSpec& spec);
-    /// Makes the block visible if its payload has this checksum.
+    /// Makes the block visible if its payload has this checksum; Present: somebody was faster.
     wire::Outcome commit(ExtentId extent, std::uint64_t checksum);
     void abort(ExtentId extent);
 
@@ -123,6 +127,7 @@ private:
     void join_group(ExtentId id, ExtentId parent, bool begins_group);
     void leave_group(ExtentId id);
     [[nodiscard]] GroupId new_group(GroupId parent);
+    void end_writing(ExtentId id);
     [[nodiscard]] bool publish(ExtentId id, const BlockSpec& spec);
     void free_a_slot(const BlockSpec& spec);
     [[nodiscard]] std::vector<ExtentId> tail_from(ExtentId id, std::size_t count_max) const;
@@ -148,8 +153,8 @@ private:
     Lru policy_;
     std::vector<Group> groups_;
     std::vector<GroupId> free_groups_;
-    std::unordered_map<model::Digest, ExtentId> writing_;
-    std::unordered_map<ExtentId, BlockSpec> specs_;  ///< of what is being written
+    std::unordered_multiset<model::Digest> writing_;  ///< once for each writer
+    std::unordered_map<ExtentId, BlockSpec> specs_;   ///< of what is being written
     std::vector<ExtentId> doomed_;
     PinBoard pins_;
     std::vector<std::uint64_t> touches_;  ///< scratch

@@ -25,7 +25,8 @@ ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy
       processes_(processes),
       memory_(std::move(memory)),
       incarnation_(incarnation),
-      lease_bytes_max_(memory_->capacity_bytes() / 4) {}
+      lease_bytes_max_(memory_->capacity_bytes() / 4),
+      next_lease_(incarnation) {}
 
 ServerImpl::~ServerImpl() {
     while (!peers_.empty()) drop(peers_.begin()->first);
@@ -63,7 +64,11 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
         // A client that does not take its answers is not asked for more questions.
         if (peer->broken || !peer->outbox.empty() || peer->puts.size() >= kPutsPerPeerMax) break;
         const auto received = peer->lane->receive(*peer);
-        if (!received) peer->broken = true;
+        if (!received) {
+            peer->broken = true;
+            spdlog::debug("event lane_ended peer {} name {} reason \"{}\"", peer->id, peer->name,
+                          received.error().detail);
+        }
         busy = received && *received > 0;
         if (!busy) break;
     }
@@ -320,10 +325,12 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         blocks.live_blocks += counts.live_blocks;
         blocks.live_bytes += counts.live_bytes;
         blocks.doomed_bytes += counts.doomed_bytes;
+        blocks.writing_bytes += counts.writing_bytes;
         blocks.evicted_blocks += counts.evicted_blocks;
         blocks.evicted_bytes += counts.evicted_bytes;
         blocks.removed_blocks += counts.removed_blocks;
         blocks.corrupt_blocks += counts.corrupt_blocks;
+        blocks.changed_blocks += counts.changed_blocks;
         const auto from_clients = store->pins().counts();
         clients.match_calls += from_clients.match_calls;
         clients.match_blocks_asked += from_clients.match_blocks_asked;
@@ -345,6 +352,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"blocks", blocks.live_blocks},
         {"block_bytes", blocks.live_bytes},
         {"doomed_bytes", blocks.doomed_bytes},
+        {"writing_bytes", blocks.writing_bytes},
         {"evicted_blocks", blocks.evicted_blocks},
         {"evicted_bytes", blocks.evicted_bytes},
         {"removed_blocks", blocks.removed_blocks},
@@ -360,6 +368,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_present", counts_.put_present},
         {"put_refused", counts_.put_refused},
         {"put_orphan", counts_.put_orphan},
+        {"put_changed", blocks.changed_blocks},
         {"put_bytes", counts_.put_bytes},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},

@@ -180,7 +180,7 @@ private:
     std::unordered_map<std::uint64_t, Lease> leases_;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
-    std::uint64_t next_lease_ = 1;
+    std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
     Counts counts_;
     /// Answers of the directory that come after our end find it gone.
     std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);

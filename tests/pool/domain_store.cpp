@@ -136,7 +136,7 @@ TEST_CASE("bytes that do not fit their checksum are refused and their memory is 
     const auto begun = one.store.begin(one.spec(whole));
     CHECK(one.store.commit(begun.extent, 12345) == Outcome::Refused);
     CHECK_FALSE(one.has(1));
-    CHECK(one.store.counts().corrupt_blocks == 1);
+    CHECK(one.store.counts().changed_blocks == 1);
     one.check();
     CHECK(one.put(whole) == Outcome::Ok);
 }

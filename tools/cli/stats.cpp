@@ -57,6 +57,7 @@ const std::array<Group, 6>& groups() {
           {"put_present", "present already"},
           {"put_refused", "refused"},
           {"put_orphan", "without their parent"},
+          {"put_changed", "changed on the way"},
           {"put_bytes", "bytes written"}}},
         {"leases",
          {{"leases", "now"},

@@ -208,6 +208,7 @@ void SimWorld::on_wake(const std::string& host, std::function<void()> wake) {
     state_->core.host(host).wake = std::move(wake);
 }
 void SimWorld::at(Instant when, std::function<void()> action) { state_->core.at(when, std::move(action)); }
+std::int32_t SimWorld::pid(const std::string& host) { return state_->core.pid(host); }
 bool SimWorld::step() { return state_->core.step(); }
 void SimWorld::run_until(Instant when) { state_->core.run_until(when); }
 

@@ -14,6 +14,18 @@ std::pair<std::string, std::string> unordered(const std::string& one, const std:
 
 }  // namespace
 
+SimCore::Host& SimCore::host(const std::string& name) {
+    Host& found = hosts_[name];
+    if (found.number == 0) found.number = static_cast<std::int32_t>(hosts_.size());
+    return found;
+}
+
+std::int32_t SimCore::pid(const std::string& name) {
+    constexpr std::int32_t kHostsMax = 1 << 16;
+    const Host& process = host(name);
+    return static_cast<std::int32_t>(process.incarnation % kHostsMax) * kHostsMax + process.number;
+}
+
 void SimCore::at(Instant when, std::function<void()> action) {
     events_.emplace(std::pair(std::max(when, now()), events_made_++), std::move(action));
 }

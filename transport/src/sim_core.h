@@ -44,13 +44,16 @@ public:
         bool frozen = false;
         bool wake_due = false;
         Instant woken{INT64_MIN};
+        std::int32_t number = 0;  ///< in order of first use, from 1
     };
 
     SimCore(std::uint64_t seed, SimPlan unkindness) : rng(seed), plan(unkindness) {}
 
     [[nodiscard]] const Clock& clock() const noexcept { return clock_; }
     [[nodiscard]] Instant now() const noexcept { return clock_.now(); }
-    [[nodiscard]] Host& host(const std::string& name) { return hosts_[name]; }
+    [[nodiscard]] Host& host(const std::string& name);
+    /// Of the process that a host is; another one after each crash.
+    [[nodiscard]] std::int32_t pid(const std::string& name);
 
     void at(Instant when, std::function<void()> action);
     bool step();

@@ -48,7 +48,7 @@ SimLane::SimLane(SimCore& core, std::shared_ptr<SimWire> wire, std::size_t side,
     identity_.same_host = wire_->hosts[0] == wire_->hosts[1];
     if (profile == SimProfile::Mapped) {
         identity_.uid = 0;
-        identity_.pid = 1;
+        identity_.pid = core.pid(peer_host());
     }
     wire_->ends[side] = this;
     core_.lanes[number_] = this;
@@ -91,6 +91,8 @@ void SimLane::end(std::string why) {
     if (ended_) return;
     ended_ = Error{Errc::PeerDown, fmt::format("{}: {}", identity_.address, why)};
     landing_.divert();
+    // Broken inside a message: neither it nor what comes behind arrives whole.
+    if (std::exchange(landing_half_, false)) inbox_.clear();
     const auto finish = [this](const SimOpPtr& op) {
         if (!op->completed) op->error = Errc::PeerDown;
         complete(op);
@@ -184,6 +186,8 @@ void SimLane::complete(const SimOpPtr& op) {
                                 .error = op->error});
         core_.wake(host());
     } else {
+        // A full lane has room again; that is what writability tells on a real one.
+        if (free_slots() == 0) core_.wake(host());
         --in_flight_;
     }
 }

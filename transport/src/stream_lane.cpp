@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -171,7 +170,6 @@ void StreamLane::end(Error error, Cause cause) {
 }
 
 void StreamLane::break_off(const Error& error) {
-    spdlog::warn("lane ended peer {} reason {}", identity_.address, error.detail);
     end({Errc::PeerDown, error.detail}, Cause::Us);
 }
 

@@ -50,6 +50,9 @@ public:
     /// A back end on `host`; two fabrics of one host share its fate. Addresses are free text.
     [[nodiscard]] std::unique_ptr<Fabric> open(std::string host, SimProfile profile);
 
+    /// A host is one process: this is what PeerIdentity::pid shows of it on Mapped lanes.
+    [[nodiscard]] std::int32_t pid(const std::string& host);
+
     /// Called, once an instant at most, after something happened on `host` that receive(), poll() or
     /// accept() would show.
     void on_wake(const std::string& host, std::function<void()> wake);

@@ -1,0 +1,83 @@
+#include "client_host.h"
+
+#include <doctest/doctest.h>
+
+namespace cmpool::testing {
+
+namespace {
+
+constexpr std::chrono::milliseconds kExcuse{1};
+
+// The world's clock, for an interface that shares ownership.
+std::shared_ptr<const Clock> borrow(const Clock& clock) { return {std::shared_ptr<void>(), &clock}; }
+
+}  // namespace
+
+ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
+                       const model::NamespaceSpec& spec, Options options)
+    : world_(world),
+      server_(server),
+      name_(std::move(name)),
+      mapped_(options.mapped),
+      deadline_(options.deadline) {
+    server_.processes().born(world_.pid(name_));
+    client::Environment environment;
+    environment.clock = borrow(world_.clock());
+    environment.entropy = std::make_shared<SeededEntropy>(world_.rng().next());
+    environment.network = world_.open(name_, transport::SimProfile::Messages);
+    if (mapped_) environment.local = world_.open(name_, transport::SimProfile::Mapped);
+    client::PoolUri uri;
+    uri.address = kPoolAddress;
+    uri.deadline = options.deadline;
+    uri.tenant_key = options.tenant_key;
+    auto opened = client::PoolClient::open_in(std::move(environment), uri, spec);
+    REQUIRE(opened);
+    client_ = std::move(*opened);
+    world_.on_wake(name_, [this] { progress(); });
+    arm();
+}
+
+ClientHost::~ClientHost() {
+    *here_ = false;
+    world_.on_wake(name_, {});
+}
+
+void ClientHost::progress() {
+    if (!acts()) return;
+    client_->progress();
+    arm();
+}
+
+void ClientHost::arm() {
+    const Instant next = client_->next_deadline();
+    const Instant now = world_.clock().now();
+    if (next == Instant::never() || (armed_ <= next && armed_ > now)) return;
+    armed_ = std::max(next, now);
+    world_.at(armed_, [this, here = here_, when = armed_] {
+        if (!*here || armed_ != when) return;
+        armed_ = Instant::never();
+        progress();
+    });
+}
+
+void ClientHost::excuse(Nanos leap) { excused_until_ = world_.clock().now() + leap + kExcuse; }
+
+void ClientHost::crash() {
+    if (!alive_) return;
+    alive_ = false;
+    server_.processes().died(world_.pid(name_));
+    world_.crash(name_);
+}
+
+void ClientHost::freeze(bool frozen) {
+    if (!alive_) return;
+    frozen_ = frozen;
+    world_.freeze(name_, frozen);
+    if (frozen) return;
+    excuse();
+    world_.at(world_.clock().now(), [this, here = here_] {
+        if (*here) progress();
+    });
+}
+
+}  // namespace cmpool::testing

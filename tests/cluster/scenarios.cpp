@@ -1,0 +1,333 @@
+#include "stage.h"
+
+#include <cmpool/wire/messages.h>
+
+// Stories of one fault each, told to the end.
+
+namespace cmpool::testing {
+namespace {
+
+using client::Outcome;
+using namespace std::chrono_literals;
+
+bool no_extents_left(ServerHost& server) {
+    return server.stat("writing_bytes") == 0 && server.stat("doomed_bytes") == 0 &&
+           server.stat("leases") == 0;
+}
+
+TEST_CASE("a client that dies in the middle of a put leaves no space taken") {
+    for (const bool mapped : {false, true}) {
+        CAPTURE(mapped);
+        Stage stage({.capacity_bytes = 4 * MiB}, {.chains = 1, .block_bytes_max = 420 * 1024});
+        ClientHost& client = stage.client("engine", mapped);
+        // So much lands in two halves.
+        auto& block = stage.space.blocks[stage.space.opaque[0]];
+        block.bytes.resize(250 * 1024);
+        Stage::Putting putting(stage.space, {stage.space.opaque[0]});
+        const auto call = client.pool().start_put(putting.items);
+        client.arm();
+        if (!mapped) {
+            stage.run_while([&] { return stage.server.stat("writing_bytes") == 0; });
+            CHECK_FALSE(call.done());
+        }
+        client.crash();
+        stage.run(1s);
+        CHECK(stage.server.stat("clients") == 0);
+        CHECK(no_extents_left(stage.server));
+        CHECK(stage.server.server().check_invariants().empty());
+    }
+}
+
+TEST_CASE("a writer that hangs keeps nobody from storing the same block") {
+    Stage stage;
+    ClientHost& slow = stage.client("slow", false);
+    ClientHost& quick = stage.client("quick", false);
+    const std::size_t block = stage.space.opaque[0];
+    stage.space.blocks[block].bytes.resize(250 * 1024);
+    Stage::Putting putting(stage.space, {block});
+    const auto call = slow.pool().start_put(putting.items);
+    slow.arm();
+    // The second half of its payload takes for ever.
+    const auto usual = stage.world.plan();
+    stage.run(usual.delay_min / 2);
+    stage.world.plan().delay_min = stage.world.plan().delay_max = 10min;
+    stage.run_while([&] { return stage.server.stat("writing_bytes") == 0; });
+    stage.world.plan() = usual;
+
+    const auto report = stage.put(quick, {block});
+    CHECK(report.blocks[0].outcome == Outcome::Stored);
+    slow.crash();
+    stage.run(100ms);
+    CHECK(stage.get(quick, {block}).blocks[0].outcome == Outcome::Hit);
+    CHECK(stage.server.stat("writing_bytes") == 0);
+}
+
+TEST_CASE("a client that dies holding a view lets go of it") {
+    Stage stage;
+    ClientHost& reader = stage.client("reader", true);
+    ClientHost& other = stage.client("other", false);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(reader, chain).count(Outcome::Stored) == chain.size());
+    const auto match = stage.match(reader, chain, 100);
+    REQUIRE(match.leased());
+    REQUIRE(stage.finish(other, other.pool().start_remove(stage.space.keys(chain))).count(Outcome::Hit) ==
+            chain.size());
+    CHECK(stage.server.stat("doomed_bytes") > 0);
+
+    reader.crash();
+    stage.run(1s);
+    CHECK(stage.server.stat("client_pages") == 0);
+    CHECK(no_extents_left(stage.server));
+}
+
+TEST_CASE("what a frozen reader looks at outlives every lease and every eviction") {
+    Stage stage({.capacity_bytes = 1 * MiB}, {.chains = 1, .chain_blocks_max = 3, .opaque = 150});
+    ClientHost& reader = stage.client("reader", true);
+    ClientHost& writer = stage.client("writer", false);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(reader, chain).count(Outcome::Stored) == chain.size());
+    const auto match = stage.match(reader, chain, 50);
+    REQUIRE(match.leased());
+    reader.freeze(true);
+    stage.run(std::chrono::milliseconds(pool::kLeaseMax) + 1s);
+
+    for (const std::size_t block : stage.space.opaque) (void)stage.put(writer, {block});
+    CHECK(stage.server.stat("evicted_blocks") > 0);
+    for (std::size_t at = 0; at < chain.size(); ++at) {
+        const auto view = match.view(at);
+        REQUIRE(view);
+        CHECK(std::equal(view->begin(), view->end(), stage.space.blocks[chain[at]].bytes.begin(),
+                         stage.space.blocks[chain[at]].bytes.end()));
+    }
+}
+
+TEST_CASE("over mapped memory a match and a get send no message") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", true);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    REQUIRE(stage.match(client, chain, 100).blocks() == chain.size());  // maps what is new
+    const auto attaches = stage.server.stat("messages_Attach");
+
+    stage.server.freeze(true);  // nobody is there to answer
+    for (int round = 0; round < 100; ++round) {
+        const auto match = stage.match(client, chain, 100);
+        CHECK(match.leased());
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    }
+    stage.server.freeze(false);
+    stage.run(100ms);
+    CHECK(stage.server.stat("messages_Match") == 0);
+    CHECK(stage.server.stat("messages_Get") == 0);
+    CHECK(stage.server.stat("messages_Release") == 0);
+    CHECK(stage.server.stat("messages_Attach") == attaches);
+    CHECK(stage.server.stat("match_calls") == 101);
+    CHECK(stage.server.stat("get_hits") == 100 * chain.size());
+}
+
+TEST_CASE("a frozen pool costs one deadline, then nothing, and is found again") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+
+    stage.server.freeze(true);
+    const Instant before = stage.world.clock().now();
+    const auto late = stage.get(client, chain);
+    CHECK(late.count(Outcome::Miss) == chain.size());
+    REQUIRE(late.trouble);
+    CHECK(late.trouble->code == Errc::Deadline);
+    CHECK(stage.world.clock().now() - before == client.deadline());
+
+    const Instant open = stage.world.clock().now();
+    for (int round = 0; round < 10; ++round) {
+        CHECK(stage.get(client, chain).count(Outcome::Miss) == chain.size());
+        CHECK(stage.put(client, chain).count(Outcome::Dropped) == chain.size());
+        CHECK(stage.match(client, chain, 100).blocks() == 0);
+    }
+    CHECK(stage.world.clock().now() == open);
+
+    stage.run(3s);
+    stage.server.freeze(false);
+    stage.run_while([&] { return !client.ready(); });
+    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+}
+
+TEST_CASE("after a restart of the pool clients come back and put again") {
+    for (const bool mapped : {false, true}) {
+        CAPTURE(mapped);
+        Stage stage;
+        ClientHost& client = stage.client("engine", mapped);
+        const auto chain = stage.space.chains[0];
+        REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+        const auto first = client.pool().status().incarnation;
+
+        stage.server.crash();
+        stage.run(500ms);
+        stage.server.restart();
+        stage.run_while([&] { return !client.ready(); });
+        CHECK(client.pool().status().incarnation != first);
+        CHECK(stage.get(client, chain).count(Outcome::Miss) == chain.size());
+        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    }
+}
+
+TEST_CASE("a view outlives the pool that it came from") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", true);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    auto match = stage.match(client, chain, 50);
+    const auto view = match.view(0);
+    REQUIRE(view);
+
+    stage.server.crash();
+    stage.run(100ms);
+    stage.server.restart();
+    stage.run_while([&] { return !client.ready(); });
+    const auto& expected = stage.space.blocks[chain[0]].bytes;
+    CHECK(std::equal(view->begin(), view->end(), expected.begin(), expected.end()));
+}
+
+TEST_CASE("a match from before a restart does not end a lease from after it") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    auto before = stage.match(client, chain, 60'000);
+    REQUIRE(before.leased());
+
+    stage.server.crash();
+    stage.run(100ms);
+    stage.server.restart();
+    stage.run_while([&] { return !client.ready(); });
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    const auto after = stage.match(client, chain, 60'000);
+    REQUIRE(after.leased());
+    before.release();
+    stage.run(100ms);
+    CHECK(stage.server.stat("leases") == 1);
+}
+
+TEST_CASE("letting go of thousands of matches at once does not cost the connection") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    stage.space.blocks[chain[0]].bytes.resize(64);
+    REQUIRE(stage.put(client, {chain[0]}).count(Outcome::Stored) == 1);
+    std::vector<client::Match> matches;
+    for (int number = 0; number < 3000; ++number) matches.push_back(stage.match(client, {chain[0]}, 60'000));
+    REQUIRE(matches.back().leased());
+    matches.clear();
+    client.pool().progress();
+    CHECK(client.ready());
+    stage.run(100ms);
+    CHECK(client.ready());
+    CHECK(stage.server.stat("leases") == 0);
+}
+
+TEST_CASE("a put that is given up takes its window back from the pool") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", true);
+    stage.server.freeze(true);
+    const std::size_t block = stage.space.opaque[0];
+    Stage::Putting putting(stage.space, {block});
+    auto call = client.pool().start_put(putting.items);
+    client.arm();
+    stage.run_while([&] { return !call.done(); });
+    // The call is still held, but its memory is the caller's: the pool may look at it no more.
+    stage.server.freeze(false);
+    stage.run(1s);
+    CHECK(call.take().blocks[0].outcome == Outcome::Dropped);
+    CHECK(stage.server.stat("put_stored") == 0);
+    CHECK(stage.get(client, {block}).blocks[0].outcome == Outcome::Miss);
+}
+
+TEST_CASE("segments that are asked for twice are mapped once") {
+    for (int chance = 0; chance < 16; ++chance) {
+        CAPTURE(chance);
+        Stage stage;
+        for (int draws = 0; draws < chance; ++draws) (void)stage.world.rng().next();
+        stage.world.plan().delay_min = stage.world.plan().delay_max = 50us;
+        ClientHost& reader = stage.client("reader", true);
+        ClientHost& writer = stage.client("writer", false);
+        const auto chain = stage.space.chains[0];
+        REQUIRE(stage.put(writer, chain).count(Outcome::Stored) == chain.size());
+
+        // The pool grants its first segment, and freezes before it hands it over.
+        const auto keys = stage.space.keys(chain);
+        const auto asked = stage.server.stat("messages_Attach");
+        const auto first = reader.pool().start_match(keys);
+        reader.arm();
+        stage.run_while([&] { return stage.server.stat("messages_Attach") == asked; });
+        stage.run(75us);
+        stage.server.freeze(true);
+        stage.run_while([&] { return !first.done(); });
+        CHECK(stage.match(reader, chain, 100).blocks() == 0);
+
+        // What it says now may come in any order.
+        stage.world.plan().reorder_message = 1;
+        stage.world.plan().delay_max = 5ms;
+        stage.server.freeze(false);
+        stage.run(1s);
+        CHECK(stage.match(reader, chain, 100).leased());
+    }
+}
+
+TEST_CASE("a get into a buffer without room says how much it needs") {
+    for (const bool mapped : {false, true}) {
+        CAPTURE(mapped);
+        Stage stage;
+        ClientHost& client = stage.client("engine", mapped);
+        const std::size_t block = stage.space.opaque[0];
+        REQUIRE(stage.put(client, {block}).count(Outcome::Stored) == 1);
+        const client::GetItem nowhere{stage.space.blocks[block].key, {}};
+        const auto report = stage.finish(client, client.pool().start_get({&nowhere, 1}));
+        CHECK(report.blocks[0].outcome == Outcome::TooSmall);
+        CHECK(report.blocks[0].bytes == stage.space.blocks[block].bytes.size());
+    }
+}
+
+TEST_CASE("calls end with their client") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    stage.server.freeze(true);
+    const auto keys = stage.space.keys(stage.space.chains[0]);
+    const auto call = client.pool().start_exists(keys);
+    stage.clients.clear();
+    CHECK(call.done());
+    CHECK(call.settled());
+}
+
+/// Keeps the first answer.
+struct Listening final : transport::Receiver {
+    void place(transport::Lane&, Bytes, std::uint64_t, std::vector<MutableBytes>&) override {}
+    void message(transport::Lane&, Bytes head, std::uint64_t) override {
+        wire::Decoder decoder;
+        const auto message = decoder.decode(head);
+        REQUIRE(message);
+        if (const auto* failed = std::get_if<wire::Failed>(&message->body)) answer = *failed;
+    }
+    std::optional<wire::Failed> answer;
+};
+
+TEST_CASE("another protocol version is refused, and both sides are named") {
+    Stage stage;
+    const auto fabric = stage.world.open("stranger", transport::SimProfile::Messages);
+    const auto lane = fabric->connect(kPoolAddress);
+    REQUIRE(lane);
+    wire::Encoder encoder;
+    const Bytes head = encoder.encode({.request_id = 1, .epoch = 1, .body = wire::Hello{99, "stranger"}});
+    const transport::Op op{.kind = transport::OpKind::Send, .signal = false, .head = head};
+    REQUIRE((*lane)->post({&op, 1}));
+    Listening listening;
+    stage.world.on_wake("stranger", [&] { (void)(*lane)->receive(listening); });
+    stage.run_while([&] { return !listening.answer; });
+    CHECK(listening.answer->code == Errc::Mismatch);
+    CHECK(listening.answer->detail.find("99") != std::string::npos);
+    stage.world.on_wake("stranger", {});
+}
+
+}  // namespace
+}  // namespace cmpool::testing

@@ -1,0 +1,153 @@
+#include "server_host.h"
+
+#include <algorithm>
+
+#include <doctest/doctest.h>
+
+namespace cmpool::testing {
+
+namespace {
+
+class SimProcess final : public pool::ProcessWatch::Handle {
+public:
+    SimProcess(std::shared_ptr<const std::set<std::int32_t>> running, std::int32_t pid)
+        : running_(std::move(running)), pid_(pid) {}
+    [[nodiscard]] bool alive() const noexcept override { return running_->contains(pid_); }
+
+private:
+    std::shared_ptr<const std::set<std::int32_t>> running_;
+    std::int32_t pid_;
+};
+
+class DeadProcess final : public pool::ProcessWatch::Handle {
+public:
+    [[nodiscard]] bool alive() const noexcept override { return false; }
+};
+
+}  // namespace
+
+std::unique_ptr<pool::ProcessWatch::Handle> SimProcesses::watch(std::int32_t pid) {
+    if (lies_) return std::make_unique<DeadProcess>();
+    if (!alive_->contains(pid)) return nullptr;
+    return std::make_unique<SimProcess>(alive_, pid);
+}
+
+/// The controller, which sometimes takes its time. Its answers to a server that has crashed are lost.
+class ServerHost::Directory final : public pool::Directory {
+public:
+    explicit Directory(ServerHost& host) : host_(host) {}
+
+    void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
+                        const pool::Credential& credential, OpenDone done) override {
+        auto record = host_.controller_->open_namespace(spec, fingerprint, credential);
+        if (record && host_.options_.one_domain_for_all) record->domain_id = 1;
+        Rng& rng = host_.world_.rng();
+        if (!rng.chance(host_.options_.slow_directory)) return done(std::move(record));
+        const auto most = static_cast<std::uint64_t>(host_.options_.directory_delay.count());
+        const Nanos delay{static_cast<std::int64_t>(rng.below(most + 1))};
+        host_.world_.at(host_.world_.clock().now() + delay,
+                        [&host = host_, run = host_.run_, record = std::move(record),
+                         done = std::move(done)]() mutable { host.answered(run, done, std::move(record)); });
+    }
+
+private:
+    ServerHost& host_;
+};
+
+ServerHost::ServerHost(SimWorld& world, ServerOptions options, std::uint64_t seed)
+    : world_(world), options_(std::move(options)), entropy_(seed), processes_(options_.lies_about_deaths) {
+    auto controller = meta::Controller::open(store_, entropy_);
+    REQUIRE(controller);
+    controller_ = std::make_unique<meta::Controller>(std::move(*controller));
+    directory_ = std::make_unique<Directory>(*this);
+    world_.on_wake(kPoolHost, [this] { wake(); });
+    start();
+}
+
+ServerHost::~ServerHost() {
+    world_.on_wake(kPoolHost, {});
+    server_.reset();
+}
+
+void ServerHost::start() {
+    auto memory = world_.open(kPoolHost, transport::SimProfile::Mapped);
+    memory_ = options_.wrap_memory ? options_.wrap_memory(std::move(memory)) : std::move(memory);
+    network_ = world_.open(kPoolHost, transport::SimProfile::Messages);
+    for (const auto& [fabric, address] :
+         {std::pair(memory_.get(), kPoolSocket), std::pair(network_.get(), kPoolAddress)}) {
+        auto listener = fabric->listen(address);
+        REQUIRE(listener);
+        listeners_.push_back(std::move(*listener));
+    }
+    auto server = pool::Server::create({.capacity_bytes = options_.capacity_bytes,
+                                        .segment_bytes = 1 * MiB,
+                                        .prefault = false,
+                                        .local_address = kPoolSocket},
+                                       world_.clock(), entropy_, *memory_, *directory_, processes_);
+    REQUIRE(server);
+    server_ = std::move(*server);
+    tick(run_);
+}
+
+void ServerHost::crash() {
+    if (!running()) return;
+    ++run_;
+    world_.crash(kPoolHost);
+    server_.reset();
+    listeners_.clear();
+    peers_.clear();
+    memory_.reset();
+    network_.reset();
+}
+
+void ServerHost::restart() {
+    if (!running()) start();
+}
+
+void ServerHost::freeze(bool frozen) {
+    frozen_ = frozen;
+    world_.freeze(kPoolHost, frozen);
+}
+
+void ServerHost::wake() {
+    if (!running() || frozen_) return;
+    for (const auto& listener : listeners_) {
+        while (auto lane = listener->accept()) {
+            if (const auto id = server_->add(std::move(*lane))) peers_.push_back(*id);
+        }
+    }
+    for (bool busy = true; busy;) {
+        busy = false;
+        std::erase_if(peers_, [&](const auto id) {
+            const auto served = server_->serve(id);
+            busy = busy || served.busy;
+            return !served.alive;
+        });
+    }
+}
+
+void ServerHost::tick(std::uint64_t run) {
+    if (run != run_ || !running()) return;
+    if (!frozen_) {
+        server_->tick();
+        wake();
+    }
+    world_.at(world_.clock().now() + pool::kTickInterval, [this, run] { tick(run); });
+}
+
+void ServerHost::answered(std::uint64_t run, const pool::Directory::OpenDone& done,
+                          Result<model::NamespaceRecord> record) {
+    if (run != run_) return;
+    done(std::move(record));
+    wake();
+}
+
+std::uint64_t ServerHost::stat(std::string_view name) const {
+    for (const auto& stat : server_->stats()) {
+        if (stat.name == name) return stat.value;
+    }
+    FAIL("no such statistic: ", std::string(name));
+    return 0;
+}
+
+}  // namespace cmpool::testing

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <cmpool/base/rng.h>
+#include <cmpool/meta/controller.h>
+#include <cmpool/meta/memory_store.h>
+#include <cmpool/pool/server.h>
+#include <cmpool/transport/sim.h>
+
+namespace cmpool::testing {
+
+using transport::SimWorld;
+
+inline constexpr const char* kPoolHost = "pool";
+inline constexpr const char* kPoolAddress = "pool:7411";
+inline constexpr const char* kPoolSocket = "pool.sock";
+
+struct ServerOptions {
+    std::uint64_t capacity_bytes = 2 * MiB;
+    double slow_directory = 0;  ///< how often the controller takes its time
+    Nanos directory_delay{0};   ///< at most so much
+    /// Test-only seam: stands between the server and its memory.
+    std::function<std::unique_ptr<transport::Fabric>(std::unique_ptr<transport::Fabric>)> wrap_memory;
+    bool lies_about_deaths = false;   ///< test-only seam: takes every process for dead
+    bool one_domain_for_all = false;  ///< test-only seam: tenants share memory
+};
+
+/// Which simulated processes run, as the kernel would tell the server.
+class SimProcesses final : public pool::ProcessWatch {
+public:
+    explicit SimProcesses(bool lies) : lies_(lies) {}
+    void born(std::int32_t pid) { alive_->insert(pid); }
+    void died(std::int32_t pid) { alive_->erase(pid); }
+    [[nodiscard]] std::unique_ptr<Handle> watch(std::int32_t pid) override;
+
+private:
+    std::shared_ptr<std::set<std::int32_t>> alive_ = std::make_shared<std::set<std::int32_t>>();
+    bool lies_;
+};
+
+/// The pool's host: the real server and the real controller on simulated lanes, with a disk that
+/// outlives crashes.
+///
+///   Lifetime  the world outlives it
+class ServerHost {
+public:
+    ServerHost(SimWorld& world, ServerOptions options, std::uint64_t seed);
+    ~ServerHost();
+    ServerHost(const ServerHost&) = delete;
+    ServerHost& operator=(const ServerHost&) = delete;
+
+    void crash();
+    void restart();
+    void freeze(bool frozen);
+    [[nodiscard]] bool running() const noexcept { return server_ != nullptr; }
+    [[nodiscard]] bool frozen() const noexcept { return frozen_; }
+
+    [[nodiscard]] SimProcesses& processes() noexcept { return processes_; }
+    [[nodiscard]] meta::Controller& controller() noexcept { return *controller_; }
+    [[nodiscard]] pool::Server& server() noexcept { return *server_; }
+    [[nodiscard]] std::uint64_t stat(std::string_view name) const;
+
+private:
+    class Directory;
+
+    void start();
+    void wake();
+    void tick(std::uint64_t run);
+    void answered(std::uint64_t run, const pool::Directory::OpenDone& done,
+                  Result<model::NamespaceRecord> record);
+
+    SimWorld& world_;
+    ServerOptions options_;
+    SeededEntropy entropy_;
+    meta::MemoryStore store_;
+    std::unique_ptr<meta::Controller> controller_;
+    SimProcesses processes_;
+    std::unique_ptr<Directory> directory_;
+    std::unique_ptr<transport::Fabric> memory_;
+    std::unique_ptr<transport::Fabric> network_;
+    std::vector<std::unique_ptr<transport::Listener>> listeners_;
+    std::unique_ptr<pool::Server> server_;
+    std::vector<pool::Server::PeerId> peers_;
+    std::uint64_t run_ = 0;
+    bool frozen_ = false;
+};
+
+}  // namespace cmpool::testing
