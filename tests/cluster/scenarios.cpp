@@ -289,6 +289,18 @@ TEST_CASE("a get into a buffer without room says how much it needs") {
     }
 }
 
+TEST_CASE("a block that is put again is not the next to be evicted") {
+    Stage stage({.capacity_bytes = 1 * MiB}, {.chains = 1, .opaque = 11});
+    ClientHost& client = stage.client("engine", false);
+    for (const std::size_t block : stage.space.opaque) stage.space.blocks[block].bytes.resize(100 * KiB);
+    const auto& blocks = stage.space.opaque;
+    for (std::size_t at = 0; at < 10; ++at) REQUIRE(stage.put(client, {blocks[at]}).count(Outcome::Stored));
+    REQUIRE(stage.put(client, {blocks[0]}).count(Outcome::Present) == 1);
+    REQUIRE(stage.put(client, {blocks[10]}).count(Outcome::Stored) == 1);
+    CHECK(stage.server.stat("evicted_blocks") > 0);
+    CHECK(stage.get(client, {blocks[0]}).count(Outcome::Hit) == 1);
+}
+
 TEST_CASE("calls end with their client") {
     Stage stage;
     ClientHost& client = stage.client("engine", false);
