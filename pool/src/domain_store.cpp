@@ -129,11 +129,7 @@ void DomainStore::apply_touches() {
 // ---- writing ----
 
 DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
-    // Whoever computed it again has just used it: it must not be the next to go.
-    if (const ExtentId known = find(spec.digest); known != kNoExtent) {
-        touch(known);
-        return {.refused = Outcome::Present};
-    }
+    if (find(spec.digest) != kNoExtent) return {.refused = Outcome::Present};
     if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
         return {.refused = Outcome::Orphan};
     }

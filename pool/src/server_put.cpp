@@ -38,6 +38,13 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
         if (begun.refused) continue;
         put->items.push_back({index, begun.extent, item.checksum, item.window_offset, begun.payload});
     }
+    // Whoever computed a block again has just used it: it must not be the next to go. From the last to
+    // the first, so that a parent stays warmer than what hangs on it.
+    for (std::size_t index = ask.items.size(); index-- > 0;) {
+        if (put->outcomes[index] != Outcome::Present) continue;
+        const ExtentId known = put->store->find(ask.items[index].digest);
+        if (known != kNoExtent) put->store->touch(known);
+    }
     return put;
 }
 

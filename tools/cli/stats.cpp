@@ -33,6 +33,7 @@ const std::array<Group, 6>& groups() {
         {"memory",
          {{"capacity_bytes", "capacity"},
           {"block_bytes", "in blocks", "capacity_bytes"},
+          {"writing_bytes", "being written", "capacity_bytes"},
           {"doomed_bytes", "removed, still read", "capacity_bytes"},
           {"leased_bytes", "under lease", "capacity_bytes"},
           {"segment_bytes", "segment"},

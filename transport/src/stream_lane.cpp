@@ -169,9 +169,7 @@ void StreamLane::end(Error error, Cause cause) {
     ::shutdown(socket_.get(), unsettled_ ? SHUT_WR : SHUT_RDWR);
 }
 
-void StreamLane::break_off(const Error& error) {
-    end({Errc::PeerDown, error.detail}, Cause::Us);
-}
+void StreamLane::break_off(const Error& error) { end({Errc::PeerDown, error.detail}, Cause::Us); }
 
 Result<void> StreamLane::quiesce(Nanos limit) {
     end({Errc::PeerDown, "the lane was quiesced"}, Cause::Us);
