@@ -350,16 +350,14 @@ void Session::imports_done() {
 
 bool Session::refresh(Asker& asker) {
     if (state_ != State::Ready || attachment_ == nullptr || hopeless()) return false;
-    // One at a time, also when whoever asked has stopped waiting: a second answer would map anew what
-    // the first one has mapped and we have lent out.
-    if (!refresh_runs_) attach();
-    refresh_runs_ = true;
+    // One at a time: memory that is on its way, for somebody who has given up, serves this one too. A
+    // question that was never answered is asked anew, and its late answer is not listened to.
+    if (refreshing_.empty() && imports_.empty()) attach();
     refreshing_.push_back(&asker);
     return true;
 }
 
 void Session::refreshed(const std::optional<Error>& trouble) {
-    refresh_runs_ = false;
     const auto waiting = std::exchange(refreshing_, {});
     for (Asker* asker : waiting) {
         if (trouble) {

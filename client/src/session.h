@@ -188,7 +188,6 @@ private:
     std::vector<Import> imports_;
     std::size_t imports_started_ = 0;
     std::size_t imports_ended_ = 0;
-    bool refresh_runs_ = false;
     std::vector<Asker*> refreshing_;  ///< who waits for new segments
 };
 
