@@ -178,7 +178,7 @@ void Match::release() noexcept {
 
 Result<Bytes> Match::view(std::size_t index) const {
     if (index >= blocks()) return fail(Errc::Invalid, "expected a block below {}, saw {}", blocks(), index);
-    if (state_->lease_id != 0) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
+    if (state_->run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (state_->attachment == nullptr || index >= state_->pins.size()) {
         return fail(Errc::LeaseLost, "block {} is not pinned", index);
     }

@@ -1,5 +1,6 @@
 #include <charconv>
 
+#include <cmpool/base/bytes.h>
 #include <cmpool/client/pool_uri.h>
 
 namespace cmpool::client {
@@ -22,6 +23,22 @@ Result<std::int64_t> number(std::string_view text, std::int64_t min, std::int64_
         return fail(Errc::Invalid, "expected {} from {} to {}, saw \"{}\"", what, min, max, text);
     }
     return value;
+}
+
+// %26 is an "&" that belongs to the value. Source: RFC 3986, 2.1.
+Result<std::string> decode(std::string_view text) {
+    std::string plain;
+    while (!text.empty()) {
+        const bool escaped = text.front() == '%';
+        std::byte value{static_cast<unsigned char>(text.front())};
+        if (escaped && (text.size() < 3 || !from_hex(text.substr(1, 2), {&value, 1}))) {
+            return fail(Errc::Invalid, "expected two hexadecimal digits after %, saw \"{}\"",
+                        text.substr(0, 3));
+        }
+        plain.push_back(static_cast<char>(value));
+        text.remove_prefix(escaped ? 3 : 1);
+    }
+    return plain;
 }
 
 Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) {
@@ -60,7 +77,9 @@ Result<PoolUri> PoolUri::parse(std::string_view text) {
     while (!query.empty()) {
         const auto [parameter, rest] = split(query, '&');
         const auto [name, value] = split(parameter, '=');
-        if (auto applied = apply(uri, name, value); !applied) return fail(applied.error());
+        const auto plain = decode(value);
+        if (!plain) return fail(plain.error());
+        if (auto applied = apply(uri, name, *plain); !applied) return fail(applied.error());
         query = rest;
     }
     return uri;

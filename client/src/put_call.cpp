@@ -131,10 +131,11 @@ void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
     if (outcome == wire::Outcome::Present) block.outcome = Outcome::Present;
     if (outcome == wire::Outcome::Refused) {
         note({Errc::NoCapacity,
-              "the pool refused a block: all its memory is in use, or the bytes changed on the way"});
+              "the pool refused a block: it is larger than a segment, all memory is in use, or its bytes "
+              "changed on the way"});
     }
     if (outcome == wire::Outcome::Orphan) {
-        note({Errc::Invalid, "the pool refused a block whose parent it does not hold"});
+        note({Errc::NoCapacity, "the pool refused a block whose parent it does not hold, or holds no more"});
     }
 }
 

@@ -100,12 +100,18 @@ void Session::pump(std::unique_ptr<transport::Lane>& lane) {
         if (lane == nullptr || lane.get() != current) return;
         std::array<transport::Completion, 64> done;
         const std::size_t count = lane->poll(done);
-        for (std::size_t index = 0; index < count && lane.get() == current; ++index) completed(done[index]);
+        for (std::size_t index = 0; index < count && lane.get() == current; ++index)
+            completed(*lane, done[index]);
         if ((!received || *received == 0) && count < done.size()) return;
     }
 }
 
-void Session::completed(const transport::Completion& done) {
+void Session::completed(const transport::Lane& lane, const transport::Completion& done) {
+    // The local lane has sent nothing but a greeting: without it there is still the network.
+    if (&lane == local_.get()) {
+        if (done.error) local_failure_ = "the local socket does not take a greeting";
+        return;
+    }
     if (done.kind == transport::OpKind::Import) {
         auto& import = imports_.at(done.cookie & ~kImportBit);
         import.done = true;

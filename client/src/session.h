@@ -146,7 +146,7 @@ private:
     void probe();
 
     void pump(std::unique_ptr<transport::Lane>& lane);
-    void completed(const transport::Completion& done);
+    void completed(const transport::Lane& lane, const transport::Completion& done);
     void flush();
     [[nodiscard]] bool post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload);
     [[nodiscard]] std::uint64_t send_own(transport::Lane& lane, wire::Body body);

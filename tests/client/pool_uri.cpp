@@ -24,7 +24,7 @@ TEST_CASE("a URI says where, how, how long and who") {
     CHECK(full->transport == Transport::Tcp);
     CHECK(full->deadline == 1500ms);
     CHECK(full->tenant == "acme");
-    CHECK(full->tenant_key == "a=b%20c");
+    CHECK(full->tenant_key == "a=b c");
 
     CHECK(PoolUri::parse("cmpool://h:1?transport=shm")->transport == Transport::Shm);
     CHECK(PoolUri::parse("cmpool://h:1?transport=auto")->transport == Transport::Auto);
@@ -33,6 +33,9 @@ TEST_CASE("a URI says where, how, how long and who") {
     CHECK(PoolUri::parse("cmpool://h:1?deadline_ms=1")->deadline == 1ms);
     CHECK(PoolUri::parse("cmpool://h:1?deadline_ms=3600000")->deadline == 1h);
     CHECK(PoolUri::parse("cmpool://h:1?key=")->tenant_key.empty());
+    CHECK(PoolUri::parse("cmpool://h:1?key=a%26b%3d")->tenant_key == "a&b=");
+    for (const char* cut : {"cmpool://h:1?key=%", "cmpool://h:1?key=%2", "cmpool://h:1?key=%2x"})
+        CHECK_FALSE(PoolUri::parse(cut));
 }
 
 TEST_CASE("a URI that is none is refused with what was expected and what was seen") {

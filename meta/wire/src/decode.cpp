@@ -43,6 +43,7 @@ private:
             bad = "a list or text is longer than its limit";
             return {};
         }
+        if (size == 0) return {};  // the builder does not align what has no elements
         if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) {
             bad = "a list lies askew";
             return {};

@@ -17,7 +17,8 @@ inline constexpr const char* kDefaultUri = "cmpool://127.0.0.1:7411";
 
 /// Where a pool is and how to talk to it.
 ///
-///   Source  cmpool://HOST:PORT?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET
+///   Source  cmpool://HOST:PORT?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET, values
+///           percent-encoded as in RFC 3986
 struct PoolUri {
     std::string address;  ///< HOST:PORT
     Transport transport = Transport::Auto;
