@@ -37,6 +37,8 @@ public:
     Work(const Work&) = delete;
     Work& operator=(const Work&) = delete;
     virtual ~Work() = default;
+    /// Meets once all that run() may choose from: a program's first touch of a page is no pace. Not timed.
+    virtual Result<void> warm_up() { return {}; }
     /// Chooses what the next run() is about. Not timed.
     virtual void prepare() = 0;
     /// Errors: Corrupt where an outcome is not the expected one, such as a miss.

@@ -41,6 +41,14 @@ public:
             into_.push_back(buffer.subspan(index * row.size, row.size));
         for (const auto& into : into_) items_.push_back({.key = {}, .into = {&into, 1}});
     }
+    Result<void> warm_up() override {
+        for (std::size_t first = 0; first + items_.size() <= keys_.size(); first += items_.size()) {
+            for (std::size_t at = 0; at < items_.size(); ++at) items_[at].key = keys_[first + at];
+            auto done = run();
+            if (!done) return done;
+        }
+        return {};
+    }
     void prepare() override {
         for (auto& item : items_) item.key = keys_[rng_.below(keys_.size())];
     }
@@ -94,6 +102,14 @@ class MatchWork final : public Work {
 public:
     MatchWork(const BenchCase& row, PoolClient& pool, const std::vector<Digest>& keys)
         : pool_(pool), keys_(keys), batch_(row.batch), rng_(SystemEntropy().next_u64()) {}
+    Result<void> warm_up() override {
+        for (std::size_t first = 0; first < keys_.size(); first += batch_) {
+            chain_ = std::span(keys_).subspan(first, batch_);
+            auto done = run();
+            if (!done) return done;
+        }
+        return {};
+    }
     void prepare() override {
         chain_ = std::span(keys_).subspan(rng_.below(keys_.size() / batch_) * batch_, batch_);
     }

@@ -54,6 +54,13 @@ Result<void> slice(Work& work, Nanos length, bool counts, Tally& tally) {
 
 Result<Tallies> run(const Recruit& recruit, std::barrier<>& together, double seconds) {
     auto crew = recruit();
+    if (crew) {
+        for (const auto& contestant : crew->contestants) {
+            auto warm = contestant.work->warm_up();
+            if (!warm) crew = fail(warm.error());
+            if (!crew) break;
+        }
+    }
     together.arrive_and_wait();
     if (!crew) return fail(crew.error());
     auto& contestants = crew->contestants;
