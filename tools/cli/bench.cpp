@@ -142,7 +142,7 @@ Result<Crew> recruit(const BenchCase& row, const client::PoolUri& uri, const Roo
         return fail(Errc::NoCapacity, "no memory for a buffer of {}", format_bytes(row.call_bytes()));
     const MutableBytes buffer{seat->buffer.get(), row.call_bytes()};
 
-    auto limits = limit_work(row, pages, buffer);
+    auto limits = limit_work(row, room.blocks, pages, buffer);
     if (!limits) return fail(limits.error());
     Crew crew{.keep = seat, .contestants = {}};
     crew.contestants.push_back(

@@ -98,10 +98,11 @@ private:
 [[nodiscard]] std::unique_ptr<Work> pool_work(const BenchCase& row, client::PoolClient& pool,
                                               const std::vector<client::Digest>& keys,
                                               std::uint64_t own_blocks, MutableBytes buffer);
-/// What this machine can do at most without a pool: each a way that might be the fastest.
+/// What this machine can do at most without a pool that holds so many blocks: each a way that might be
+/// the fastest.
 /// Errors: PeerDown where this host has no loopback.
-[[nodiscard]] Result<std::vector<Contestant>> limit_work(const BenchCase& row, const SharedPages& pages,
-                                                         MutableBytes buffer);
+[[nodiscard]] Result<std::vector<Contestant>> limit_work(const BenchCase& row, std::uint64_t blocks,
+                                                         const SharedPages& pages, MutableBytes buffer);
 /// Bytes of SharedPages that limit_work() needs, to range as far as a pool of `capacity_bytes` does that
 /// holds so many blocks.
 [[nodiscard]] std::uint64_t limit_bytes(const BenchCase& row, std::uint64_t blocks,

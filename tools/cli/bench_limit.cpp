@@ -28,6 +28,7 @@ constexpr std::size_t kSliceBytes = 64 * KiB;
 /// Shorter runs take several calls, lest the clock be what is measured.
 constexpr std::uint64_t kLongBytes = 64 * KiB;
 constexpr std::uint32_t kCallsPerRun = 16;
+constexpr std::uint32_t kProbesAhead = 16;
 
 /// Bytes of a message besides payload: so much, and so much more for each block.
 constexpr std::size_t kRequestBytes = 100;
@@ -102,39 +103,60 @@ private:
 
 // ---- probes ----
 
-/// One bucket for each block of a chain: independent of each other, so that the processor overlaps them.
+/// One bucket for each block of a chain, independent of each other; from among as many as the pool holds.
 class ProbeWork final : public Work {
 public:
-    ProbeWork(const BenchCase& row, const SharedPages& pages)
+    /// `ahead`: how many buckets are asked for before the first is looked at.
+    ProbeWork(const BenchCase& row, std::uint64_t blocks, std::uint32_t ahead, const SharedPages& pages)
         : table_(reinterpret_cast<const model::Bucket*>(pages.bytes().data()),
                  pages.bytes().size() / sizeof(model::Bucket)),
           batch_(row.batch),
+          ahead_(std::min(ahead, row.batch)),
           rng_(SystemEntropy().next_u64()),
-          wanted_(static_cast<std::size_t>(kCallsPerRun) * row.batch) {}
+          held_(std::max<std::uint64_t>(blocks / row.batch, 1) * row.batch),
+          wanted_(static_cast<std::size_t>(kCallsPerRun) * row.batch) {
+        for (auto& word : held_) word = rng_.next();
+    }
     void prepare() override {
-        for (auto& word : wanted_) word = rng_.next();
+        for (std::size_t first = 0; first < wanted_.size(); first += batch_) {
+            const auto chain = std::span(held_).subspan(rng_.below(held_.size() / batch_) * batch_, batch_);
+            std::copy(chain.begin(), chain.end(), wanted_.begin() + static_cast<std::ptrdiff_t>(first));
+        }
     }
     Result<void> run() override {
-        for (std::size_t first = 0; first < wanted_.size(); first += batch_) {
-            // A call begins where the one before has ended: only its own probes overlap.
-            const std::uint64_t before = found_;
-            for (std::size_t at = first; at < first + batch_; ++at) {
-                const std::uint64_t word = wanted_[at] + before;
-                for (const auto& slot : table_[word & (table_.size() - 1)].slots)
-                    found_ += static_cast<unsigned>(slot.tag_word == word) &
-                              static_cast<unsigned>(slot.location_word != 0);  // no branch to guess
-            }
-        }
+        for (std::size_t first = 0; first < wanted_.size(); first += batch_)
+            probe(std::span(wanted_).subspan(first, batch_));
         seen_ = found_;
         return {};
     }
     [[nodiscard]] std::uint32_t calls() const noexcept override { return kCallsPerRun; }
 
 private:
+    [[nodiscard]] const model::Bucket& bucket(std::uint64_t word) const {
+        return table_[word & (table_.size() - 1)];
+    }
+    void probe(std::span<const std::uint64_t> chain) {
+        // A call begins where the one before has ended: only its own probes overlap.
+        const std::uint64_t before = found_;
+        for (std::size_t at = 0; at < chain.size(); ++at) {
+            if (ahead_ > 1 && at % ahead_ == 0) {
+                for (std::size_t next = at; next < std::min(at + ahead_, chain.size()); ++next) {
+                    const auto* line = reinterpret_cast<const std::byte*>(&bucket(chain[next] + before));
+                    __builtin_prefetch(line);
+                    __builtin_prefetch(line + sizeof(model::Bucket) / 2);
+                }
+            }
+            const std::uint64_t word = chain[at] + before;
+            for (const auto& slot : bucket(word).slots)
+                found_ += static_cast<unsigned>(slot.tag_word == word) &
+                          static_cast<unsigned>(slot.location_word != 0);  // no branch to guess
+        }
+    }
+
     std::span<const model::Bucket> table_;  // a power of two of them
-    std::uint32_t batch_;
+    std::uint32_t batch_, ahead_;
     Rng rng_;
-    std::vector<std::uint64_t> wanted_;
+    std::vector<std::uint64_t> held_, wanted_;
     std::uint64_t found_ = 0;
     volatile std::uint64_t seen_ = 0;  // keeps the compiler from leaving it all out
 };
@@ -262,15 +284,16 @@ std::uint64_t limit_bytes(const BenchCase& row, std::uint64_t blocks, std::uint6
     return std::max(std::bit_ceil(slots / model::kSlotsPerBucket + 1) * sizeof(model::Bucket), kPageBytes);
 }
 
-Result<std::vector<Contestant>> limit_work(const BenchCase& row, const SharedPages& pages,
-                                           MutableBytes buffer) {
+Result<std::vector<Contestant>> limit_work(const BenchCase& row, std::uint64_t blocks,
+                                           const SharedPages& pages, MutableBytes buffer) {
     std::vector<Contestant> ways;
     if (row.transport == client::Transport::Tcp) {
         auto ends = connect_to_self();
         if (!ends) return fail(ends.error());
         ways.push_back({"socket", std::make_unique<SocketWork>(row, std::move(*ends), pages, buffer)});
     } else if (row.op == BenchOp::Match) {
-        ways.push_back({"probe", std::make_unique<ProbeWork>(row, pages)});
+        ways.push_back({"probe", std::make_unique<ProbeWork>(row, blocks, 1, pages)});
+        ways.push_back({"prefetch", std::make_unique<ProbeWork>(row, blocks, kProbesAhead, pages)});
     } else {
         ways.push_back({"memcpy", std::make_unique<CopyWork>(row, copy_plain, pages, buffer)});
         if (row.size > kSliceBytes)
