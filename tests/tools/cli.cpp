@@ -6,6 +6,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <thread>
 
 #include <cmpool/client/pool_client.h>
@@ -238,6 +239,51 @@ TEST_CASE("doctor finds a healthy pool healthy, leaves no block, and tells its t
     CHECK(json::parse(cli({"stats", "--json", "--pool", pool.uri()}).out)["blocks"] == 0);
 }
 
+// How fast is the machine's affair; that each row is whole, and that nothing stays behind, is ours.
+TEST_CASE("bench prints a JSON row for each call it measured, over shm and over tcp, and cleans up") {
+    const Pool pool;
+    const auto ended =
+        cli({"bench", "--json", "--seconds", "0.1", "--op", "get,put,match", "--size", "4KiB", "--batch",
+             "1,16", "--threads", "2", "--blocks", "512", "--transport", "shm,tcp", "--pool", pool.uri()});
+    CAPTURE(ended.errors);
+    CAPTURE(ended.out);
+    CHECK(ended.code == 0);
+    CHECK(ended.errors.empty());
+    std::istringstream lines(ended.out);
+    std::map<std::string, int> rows;
+    for (std::string line; std::getline(lines, line);) {
+        const auto row = json::parse(line);
+        CAPTURE(line);
+        ++rows[row["op"].get<std::string>() + " " + row["transport"].get<std::string>()];
+        CHECK(row["size"] == 4096);
+        CHECK(row["threads"] == 2);
+        for (const std::string field : {"keys_per_s", "p50_us", "p99_us", "limit_p50_us", "ratio"}) {
+            CHECK_MESSAGE(row[field].get<double>() > 0, field);
+        }
+        const bool moves = row["op"] != "match";
+        CHECK((row["gbps"].get<double>() > 0) == moves);
+        CHECK((row["limit_gbps"].get<double>() > 0) == moves);
+    }
+    const std::map<std::string, int> expected{{"get shm", 2}, {"get tcp", 2},   {"put shm", 2},
+                                              {"put tcp", 2}, {"match shm", 2}, {"match tcp", 2}};
+    CHECK(rows == expected);
+    CHECK(json::parse(cli({"stats", "--json", "--pool", pool.uri()}).out)["blocks"] == 0);
+}
+
+TEST_CASE("a bench row that cannot be measured says why, and the others are measured") {
+    const Pool pool;
+    const auto ended = cli({"bench", "--json", "--seconds", "0.1", "--op", "get", "--size", "16MiB,4KiB",
+                            "--batch", "1", "--blocks", "64", "--transport", "shm", "--pool", pool.uri()});
+    CAPTURE(ended.out);
+    CHECK(ended.code == 1);
+    std::istringstream lines(ended.out);
+    std::string first, second;
+    REQUIRE(std::getline(lines, first));
+    REQUIRE(std::getline(lines, second));
+    CHECK(contains(json::parse(first)["error"], "saw room for 0"));
+    CHECK(json::parse(second)["ratio"].get<double>() > 0);
+}
+
 TEST_CASE("wrong use is one sentence, exit code 2, and reaches no pool") {
     const std::vector<std::pair<std::vector<std::string>, std::string>> wrong{
         {{}, "verb"},
@@ -252,6 +298,8 @@ TEST_CASE("wrong use is one sentence, exit code 2, and reaches no pool") {
         {{"ls", "--limit", "0"}, "0"},
         {{"ls", "--limit", "many"}, "many"},
         {{"stats", "--deadline-ms", "-1"}, "-1"},
+        {{"bench", "--op", "get,fly"}, "fly"},
+        {{"bench", "--size", "4KiB,65MiB"}, "65MiB"},
         {{"stats", "--pool", "nonsense"}, "cmpool://HOST:PORT"},
         {{"stats", "--pool", "cmpool://host:0"}, "a port from 1 to 65535"},
         {{"stats", "--pool", "cmpool://host:1?transport=pigeon"}, "pigeon"},
@@ -268,7 +316,7 @@ TEST_CASE("wrong use is one sentence, exit code 2, and reaches no pool") {
 }
 
 TEST_CASE("each verb has help with an example") {
-    for (const std::string verb : {"stats", "put", "get", "ls", "exists", "rm", "doctor"}) {
+    for (const std::string verb : {"stats", "put", "get", "ls", "exists", "rm", "doctor", "bench"}) {
         const auto help = cli({verb, "--help"});
         CHECK(help.code == 0);
         CHECK(contains(help.out, "Example: cmpool-cli " + verb));

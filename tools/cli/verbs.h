@@ -23,5 +23,6 @@ void add_ls(CLI::App& app, Run& run);
 void add_rm(CLI::App& app, Run& run);
 void add_exists(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
+void add_bench(CLI::App& app, Run& run);
 
 }  // namespace cmpool::cli
