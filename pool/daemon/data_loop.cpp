@@ -3,9 +3,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include <asio/post.hpp>
-#include <fcntl.h>
+#include <sched.h>
 #include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 namespace cmpool::daemon {
@@ -14,139 +14,190 @@ namespace {
 /// Lanes taken from one listener before others have their turn.
 constexpr int kAcceptsMax = 64;
 
+// What an event is about: its two highest bits, and a number. A peer's number is given out once, so an
+// event that comes after the peer's end finds nobody.
+constexpr std::uint64_t kPeer = 0;
+constexpr std::uint64_t kDoor = std::uint64_t{1} << 62;
+constexpr std::uint64_t kBell = std::uint64_t{2} << 62;
+constexpr std::uint64_t kStop = std::uint64_t{3} << 62;
+constexpr std::uint64_t kKinds = kStop;
+
+void control(int epoll, int what, int fd, std::uint32_t events, std::uint64_t about) noexcept {
+    epoll_event event{.events = events, .data = {.u64 = about}};
+    ::epoll_ctl(epoll, what, fd, &event);
+}
+
 }  // namespace
 
-struct DataLoop::Door {
-    Door(asio::io_context& io, std::unique_ptr<transport::Listener> opened)
-        : listener(std::move(opened)), ready(io) {}
+Result<std::unique_ptr<DataLoop>> DataLoop::create() {
+    UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    UniqueFd bell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!epoll || !bell) return fail(Errc::NoCapacity, "cannot make an event loop: {}", std::strerror(errno));
+    control(epoll.get(), EPOLL_CTL_ADD, bell.get(), EPOLLIN, kBell);
+    return std::unique_ptr<DataLoop>(new DataLoop(std::move(epoll), std::move(bell)));
+}
 
-    std::unique_ptr<transport::Listener> listener;
-    asio::posix::stream_descriptor ready;
-    bool waiting = false;
-    bool full = false;  // said so already
-};
+void DataLoop::stop_on(int fd) { control(epoll_.get(), EPOLL_CTL_ADD, fd, EPOLLIN, kStop); }
 
-// Waits on a copy of the lane's descriptor: the server closes the lane when it likes, and its number
-// may belong to another lane before we hear of it.
-struct DataLoop::Peer {
-    Peer(asio::io_context& io, int fd) : ready(io, fd) {}
+void DataLoop::stop() {
+    post([this] { stopping_ = true; });
+}
 
-    asio::posix::stream_descriptor ready;
-    bool reading = false;
-    bool writing = false;
-    bool queued = false;
-    bool reads = true;  // else readiness to read says nothing: the peer's answers come first
-};
-
-void DataLoop::listen(std::unique_ptr<transport::Listener> listener) {
-    auto door = std::make_shared<Door>(io_, std::move(listener));
-    door->ready.assign(::fcntl(door->listener->event_fd(), F_DUPFD_CLOEXEC, 0));
-    doors_.push_back(std::move(door));
+void DataLoop::post(Job job) {
+    const std::scoped_lock lock(mutex_);
+    jobs_.push_back(std::move(job));
+    ::eventfd_write(bell_.get(), 1);
 }
 
 void DataLoop::run(pool::Server& server) {
     server_ = &server;
-    for (const auto& door : doors_) watch(*door);
-    ticker_.expires_after(pool::kTickInterval);
-    ticker_.async_wait([this](const asio::error_code& error) {
-        if (!error) tick();
-    });
-    io_.run();
+    for (std::size_t index = 0; index < doors_.size(); ++index)
+        control(epoll_.get(), EPOLL_CTL_ADD, doors_[index].listener->event_fd(), EPOLLIN, kDoor | index);
+    next_tick_ = clock_.now() + pool::kTickInterval;
+    while (!stopping_) turn();
     doors_.clear();
     for (const auto& [id, peer] : peers_) server.drop(id);
     peers_.clear();
     server_ = nullptr;
 }
 
-void DataLoop::stop() { io_.stop(); }
-
-void DataLoop::watch(Door& door) {
-    if (door.waiting) return;
-    door.waiting = true;
-    door.ready.async_wait(asio::posix::descriptor_base::wait_read,
-                          [this, &door](const asio::error_code& error) {
-                              if (error) return;
-                              door.waiting = false;
-                              accept_all(door);
-                          });
+void DataLoop::turn() {
+    const int count = queue_.empty() ? wait() : look(Nanos{0});
+    for (int index = 0; index < count; ++index) handle(events_[static_cast<std::size_t>(index)]);
+    for (auto left = queue_.size(); left > 0; --left) {
+        const PeerId id = queue_.front();
+        queue_.pop_front();
+        serve(id);
+    }
+    if (clock_.now() >= next_tick_) tick();
 }
+
+int DataLoop::look(Nanos limit) {
+    const auto ms = std::chrono::ceil<std::chrono::milliseconds>(std::max(limit, Nanos{0})).count();
+    return ::epoll_wait(epoll_.get(), events_.data(), static_cast<int>(events_.size()), static_cast<int>(ms));
+}
+
+int DataLoop::wait() {
+    const Instant begin = clock_.now();
+    const Instant spins_until = std::min(begin + spin_.budget(), next_tick_);
+    int count = 0;
+    for (Instant now = begin; count == 0 && now < spins_until; now = clock_.now()) {
+        count = look(Nanos{0});
+        // Whoever asks may need this very core.
+        if (count == 0) ::sched_yield();
+    }
+    if (count == 0) count = look(next_tick_ - clock_.now());
+    spin_.waited(clock_.now() - begin);
+    return count;
+}
+
+void DataLoop::handle(const epoll_event& event) {
+    const std::uint64_t number = event.data.u64 & ~kKinds;
+    switch (event.data.u64 & kKinds) {
+        case kPeer:
+            if (const auto peer = peers_.find(number); peer != peers_.end() && !peer->second.queued)
+                serve(number);
+            break;
+        case kDoor:
+            accept_all(doors_[number]);
+            break;
+        case kBell:
+            run_jobs();
+            break;
+        default:
+            spdlog::info("event stopping");
+            stopping_ = true;
+    }
+}
+
+void DataLoop::run_jobs() {
+    eventfd_t rings = 0;
+    ::eventfd_read(bell_.get(), &rings);
+    std::vector<Job> jobs;
+    {
+        const std::scoped_lock lock(mutex_);
+        jobs.swap(jobs_);
+    }
+    for (const auto& job : jobs) job();
+}
+
+// ---- lanes that come ----
 
 void DataLoop::accept_all(Door& door) {
     for (int count = 0; count < kAcceptsMax; ++count) {
         auto lane = door.listener->accept();
         if (lane) {
-            door.full = false;
-            accept(door, std::move(*lane));
+            const int fd = (*lane)->event_fd();
+            const auto from = (*lane)->peer();
+            enter(server_->add(std::move(*lane)), from, fd);
             continue;
         }
-        if (lane.error().code == Errc::Again) break;
+        if (lane.error().code == Errc::Again) return;
         // Out of descriptors, say. The listener stays readable, so the next look is the next tick's.
-        if (!door.full) spdlog::error("event accept_failed detail \"{}\"", lane.error().detail);
+        spdlog::error("event accept_failed listener {} detail \"{}\"", door.listener->address(),
+                      lane.error().detail);
         door.full = true;
+        control(epoll_.get(), EPOLL_CTL_DEL, door.listener->event_fd(), 0, 0);
         return;
     }
-    watch(door);
 }
 
-void DataLoop::accept(Door& door, std::unique_ptr<transport::Lane> lane) {
-    const int copy = ::fcntl(lane->event_fd(), F_DUPFD_CLOEXEC, 0);
-    const auto from = lane->peer();
-    if (copy < 0) {
-        spdlog::error("event accept_failed listener {} detail \"{}\"", door.listener->address(),
-                      std::strerror(errno));
-        return;
-    }
-    auto peer = std::make_shared<Peer>(io_, copy);
-    const auto id = server_->add(std::move(lane));
+void DataLoop::welcome(pool::Guest guest) {
+    const int fd = guest.lane->event_fd();
+    const auto from = guest.lane->peer();
+    enter(server_->welcome(std::move(guest)), from, fd);
+}
+
+void DataLoop::enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd) {
     if (!id) {
         spdlog::warn("event peer_refused address {} detail \"{}\"", from.address, id.error().detail);
         return;
     }
     spdlog::debug("event peer_came peer {} address {}", *id, from.address);
-    peers_.emplace(*id, std::move(peer));
+    peers_.emplace(*id, Peer{.fd = fd});
+    control(epoll_.get(), EPOLL_CTL_ADD, fd, 0, kPeer | *id);
     wake(*id);
 }
 
+void DataLoop::move_out(PeerId id, std::uint32_t shard) {
+    control(epoll_.get(), EPOLL_CTL_DEL, peers_.at(id).fd, 0, 0);
+    peers_.erase(id);
+    hand_over_(shard, server_->give_away(id));
+}
+
+// ---- lanes that are here ----
+
 void DataLoop::wake(PeerId id) {
     const auto found = peers_.find(id);
-    if (found == peers_.end() || found->second->queued) return;
-    found->second->queued = true;
-    asio::post(io_, [this, id] { serve(id); });
+    if (found == peers_.end() || found->second.queued) return;
+    found->second.queued = true;
+    queue_.push_back(id);
 }
 
 void DataLoop::serve(PeerId id) {
     const auto found = peers_.find(id);
     if (found == peers_.end()) return;
-    const auto peer = found->second;
-    peer->queued = false;
+    Peer& peer = found->second;
+    peer.queued = false;
     serving_ = id;
     const auto served = server_->serve(id);
     serving_ = 0;
-    peer->reads = served.reads;
     const auto* lane = served.alive ? server_->lane_of(id) : nullptr;
     if (lane == nullptr) {
         spdlog::debug("event peer_left peer {}", id);
-        peers_.erase(id);
-    } else if (served.busy) {
-        wake(id);
+        peers_.erase(id);  // closing its descriptor has ended the watch
+    } else if (served.moves_to) {
+        move_out(id, *served.moves_to);
     } else {
-        watch(id, *peer, *lane);
+        watch(id, peer, (served.reads ? EPOLLIN : 0u) | (lane->wants_write() ? EPOLLOUT : 0u));
+        if (served.busy) wake(id);
     }
 }
 
-void DataLoop::watch(PeerId id, Peer& peer, const transport::Lane& lane) {
-    const auto wait = [this, id, &peer](bool Peer::*flag, asio::posix::descriptor_base::wait_type what) {
-        if (peer.*flag) return;
-        peer.*flag = true;
-        peer.ready.async_wait(what, [this, id, flag](const asio::error_code& error) {
-            const auto found = peers_.find(id);
-            if (error || found == peers_.end()) return;
-            (*found->second).*flag = false;
-            if (!found->second->queued) serve(id);
-        });
-    };
-    if (peer.reads) wait(&Peer::reading, asio::posix::descriptor_base::wait_read);
-    if (lane.wants_write()) wait(&Peer::writing, asio::posix::descriptor_base::wait_write);
+void DataLoop::watch(PeerId id, Peer& peer, std::uint32_t events) {
+    if (peer.watched == events) return;
+    peer.watched = events;
+    control(epoll_.get(), EPOLL_CTL_MOD, peer.fd, events, kPeer | id);
 }
 
 void DataLoop::tick() {
@@ -157,16 +208,17 @@ void DataLoop::tick() {
             at = peers_.erase(at);
             continue;
         }
-        const Peer& peer = *at->second;
-        if (!peer.reads || (lane->wants_write() && !peer.writing)) wake(at->first);
+        const bool reads = (at->second.watched & EPOLLIN) != 0;
+        const bool writes = (at->second.watched & EPOLLOUT) != 0;
+        if (!reads || (lane->wants_write() && !writes)) wake(at->first);
         ++at;
     }
-    for (const auto& door : doors_) watch(*door);
+    for (std::size_t index = 0; index < doors_.size(); ++index) {
+        if (!std::exchange(doors_[index].full, false)) continue;
+        control(epoll_.get(), EPOLL_CTL_ADD, doors_[index].listener->event_fd(), EPOLLIN, kDoor | index);
+    }
     // From now on, not from when it was due: a stopped process has no ticks to make up for.
-    ticker_.expires_after(pool::kTickInterval);
-    ticker_.async_wait([this](const asio::error_code& error) {
-        if (!error) tick();
-    });
+    next_tick_ = clock_.now() + pool::kTickInterval;
 }
 
 }  // namespace cmpool::daemon

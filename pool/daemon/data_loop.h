@@ -1,56 +1,103 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include <cmpool/base/clock.h>
+#include <cmpool/base/spin.h>
+#include <cmpool/base/unique_fd.h>
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/fabric.h>
 
-#include <asio/io_context.hpp>
-#include <asio/posix/stream_descriptor.hpp>
-#include <asio/steady_timer.hpp>
+#include <sys/epoll.h>
 
 namespace cmpool::daemon {
 
-/// Waits for lanes, listeners and time, and tells the server. A peer that has more to do goes to the
-/// end of the queue, so that a busy one delays the others by one turn each.
+/// The thread of one shard: waits for lanes, listeners and time, and tells the shard's server. A peer
+/// that has more to do goes to the end of the queue, so that a busy one delays the others by one turn
+/// each. Before it sleeps it looks around for as long as the next request usually takes to come.
 ///
 ///   Lifetime  the server outlives run(); destroyed after it
-///   Threads   the one that calls run()
+///   Threads   the one that calls run(); post() and stop() from any
+///   Limits    post() is for what is bounded elsewhere: lanes that move here, answers of the directory
 class DataLoop {
 public:
     using PeerId = pool::Server::PeerId;
+    using Job = std::function<void()>;
+    /// Hands a lane to the loop of the shard that it asked for.
+    using HandOver = std::function<void(std::uint32_t shard, pool::Guest guest)>;
 
-    explicit DataLoop(asio::io_context& io) : io_(io), ticker_(io) {}
+    /// Errors: NoCapacity without descriptors.
+    [[nodiscard]] static Result<std::unique_ptr<DataLoop>> create();
 
-    void listen(std::unique_ptr<transport::Listener> listener);
+    void listen(std::unique_ptr<transport::Listener> listener) { doors_.push_back({std::move(listener)}); }
+    /// Calls stop() when `fd` becomes readable.
+    void stop_on(int fd);
+    void hand_over_by(HandOver hand_over) { hand_over_ = std::move(hand_over); }
+
     /// Serves until stop(), then drops all peers and closes the listeners.
     void run(pool::Server& server);
     void stop();
+    /// Has the loop's thread do something soon; dropped if run() has ended.
+    void post(Job job);
+    /// A lane that another loop has handed over.
+    void welcome(pool::Guest guest);
 
     /// Who is being served right now; 0 between turns. An answer that comes later calls wake() with it.
     [[nodiscard]] PeerId serving() const noexcept { return serving_; }
     void wake(PeerId peer);
 
 private:
-    struct Door;
-    struct Peer;
+    struct Door {
+        std::unique_ptr<transport::Listener> listener;
+        bool full = false;  ///< there was no descriptor for the next one; said so already
+    };
+    struct Peer {
+        int fd;
+        std::uint32_t watched = 0;  ///< epoll's event mask
+        bool queued = false;
+    };
 
-    void watch(Door& door);
+    DataLoop(UniqueFd epoll, UniqueFd bell) noexcept : epoll_(std::move(epoll)), bell_(std::move(bell)) {}
+
+    void turn();
+    [[nodiscard]] int look(Nanos limit);
+    [[nodiscard]] int wait();
+    void handle(const epoll_event& event);
     void accept_all(Door& door);
-    void accept(Door& door, std::unique_ptr<transport::Lane> lane);
+    void enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd);
     void serve(PeerId id);
-    void watch(PeerId id, Peer& peer, const transport::Lane& lane);
+    void move_out(PeerId id, std::uint32_t shard);
+    void watch(PeerId id, Peer& peer, std::uint32_t events);
+    void run_jobs();
     void tick();
 
-    asio::io_context& io_;
-    asio::steady_timer ticker_;
+    static constexpr std::size_t kEventsMax = 64;
+
+    UniqueFd epoll_;
+    UniqueFd bell_;  ///< rung for jobs and stop()
+    SystemClock clock_;
+    Spin spin_;
+    HandOver hand_over_;
     pool::Server* server_ = nullptr;
-    std::vector<std::shared_ptr<Door>> doors_;
-    std::unordered_map<PeerId, std::shared_ptr<Peer>> peers_;
+    std::vector<Door> doors_;
+    std::unordered_map<PeerId, Peer> peers_;
+    std::deque<PeerId> queue_;  ///< who has more to do
+    std::array<epoll_event, kEventsMax> events_;
     PeerId serving_ = 0;
+    Instant next_tick_{};
+
+    bool stopping_ = false;
+
+    std::mutex mutex_;  ///< of what follows
+    std::vector<Job> jobs_;
 };
 
 }  // namespace cmpool::daemon

@@ -14,6 +14,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -102,6 +103,12 @@ bool still_there(int fd, const std::string& path) {
 std::string host_name() {
     std::array<char, HOST_NAME_MAX + 1> name{};
     return ::gethostname(name.data(), name.size() - 1) == 0 && name[0] != '\0' ? name.data() : "local";
+}
+
+std::uint32_t default_shards() {
+    cpu_set_t ours;
+    const int count = ::sched_getaffinity(0, sizeof ours, &ours) == 0 ? CPU_COUNT(&ours) : 1;
+    return std::clamp<std::uint32_t>(static_cast<std::uint32_t>(count) / 2, 1, kDefaultShardsMax);
 }
 
 Result<std::uint64_t> raise_descriptor_limit() {

@@ -14,6 +14,11 @@ inline constexpr std::uint64_t kDescriptorsMin = 256;
 
 [[nodiscard]] std::string host_name();
 
+/// Half of the processors that this process may run on, the other half being for its clients; one at
+/// least, kDefaultShardsMax at most.
+[[nodiscard]] std::uint32_t default_shards();
+inline constexpr std::uint32_t kDefaultShardsMax = 16;
+
 /// Raises the soft limit of open files to the hard one. Errors: NoCapacity below kDescriptorsMin.
 [[nodiscard]] Result<std::uint64_t> raise_descriptor_limit();
 

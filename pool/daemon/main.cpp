@@ -1,9 +1,7 @@
-#include "data_loop.h"
 #include "host.h"
-#include "meta_directory.h"
 #include "meta_thread.h"
 #include "options.h"
-#include "processes.h"
+#include "shard.h"
 #include "stop_signal.h"
 
 #include <cstdio>
@@ -14,8 +12,6 @@
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/fabric.h>
 
-#include <asio/io_context.hpp>
-#include <asio/posix/stream_descriptor.hpp>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -38,6 +34,7 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.node_name = options.name;
     config.version = CMPOOL_VERSION;
     config.local_address = local_address;
+    config.shards = options.shards;
     return config;
 }
 
@@ -76,27 +73,21 @@ Result<void> serve(const Options& options) {
     const auto view = controller->join({.name = options.name, .address = address});
     if (!view) return fail(view.error());
 
-    asio::io_context io(1);
-    DataLoop loop(io);
-    MetaThread meta_thread;
-    MetaDirectory directory(*controller, meta_thread, io, loop);
-    PidfdWatch processes;
-    auto server = pool::Server::create(server_config(options, *capacity_bytes, (*local)->address()), clock,
-                                       entropy, *shm, directory, processes);
-    if (!server) return fail(server.error());
-    loop.listen(std::move(*remote));
-    loop.listen(std::move(*local));
-
-    asio::posix::stream_descriptor stopping(io, ::dup(signal.fd()));
-    stopping.async_wait(asio::posix::descriptor_base::wait_read, [&](const asio::error_code&) {
-        spdlog::info("event stopping");
-        loop.stop();
-    });
-    spdlog::info("event ready address {} node {:016x} epoch {} capacity_bytes {} descriptors_max {}", address,
-                 controller->node_id(), view->epoch, *capacity_bytes, *descriptors);
+    // Outlived by the loops that its answers go to, outliving nothing that it asks.
+    auto meta_thread = std::make_unique<MetaThread>();
+    auto shards = Shards::create({clock, entropy, *shm, *controller, *meta_thread},
+                                 server_config(options, *capacity_bytes, (*local)->address()));
+    if (!shards) return fail(shards.error());
+    (*shards)->door().listen(std::move(*remote));
+    (*shards)->door().listen(std::move(*local));
+    (*shards)->door().stop_on(signal.fd());
+    spdlog::info(
+        "event ready address {} node {:016x} epoch {} capacity_bytes {} shards {} descriptors_max {}",
+        address, controller->node_id(), view->epoch, *capacity_bytes, options.shards, *descriptors);
     fmt::print("ready cmpool://{}\n", address);
     std::fflush(stdout);
-    loop.run(**server);
+    (*shards)->run();
+    meta_thread.reset();
     return {};
 }
 

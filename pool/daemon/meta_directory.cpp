@@ -3,8 +3,6 @@
 #include <memory>
 #include <utility>
 
-#include <asio/post.hpp>
-
 namespace cmpool::daemon {
 
 void MetaDirectory::open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
@@ -13,8 +11,8 @@ void MetaDirectory::open_namespace(const model::NamespaceSpec& spec, const model
     const bool posted =
         thread_.post([this, spec, fingerprint, credential, shared_done, peer = loop_.serving()] {
             auto record = controller_.open_namespace(spec, fingerprint, credential);
-            asio::post(io_, [this, shared_done, peer, record = std::move(record)]() mutable {
-                (*shared_done)(std::move(record));
+            loop_.post([this, shared_done, peer, record = std::move(record)] {
+                (*shared_done)(record);
                 // It may have waited for this with more that it had read already.
                 loop_.wake(peer);
             });

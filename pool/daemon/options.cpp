@@ -7,6 +7,7 @@
 
 #include <cmpool/base/units.h>
 #include <cmpool/pool/server.h>
+#include <cmpool/wire/messages.h>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -38,6 +39,9 @@ void describe(CLI::App& app, Options& options, Written& written) {
                    "Memory for blocks, such as 64G; default: 1 GiB or a quarter of what is available, "
                    "whichever is less");
     app.add_option("--segment", written.segment, "Size of one segment; default: an eighth of the capacity");
+    app.add_option("--shards", options.shards,
+                   "Threads that serve, each with its part of the capacity; default: half of the processors")
+        ->check(CLI::Range(1u, wire::kShardsMax).description(""));
     app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
     app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
         ->capture_default_str();
@@ -106,6 +110,7 @@ ParsedOptions parse_options(int argc, char** argv) {
         return {std::nullopt, 1};
     }
     options.prefault = !written.no_prefault;
+    if (options.shards == 0) options.shards = default_shards();
     return {options, 0};
 }
 

@@ -12,6 +12,7 @@ namespace cmpool::daemon {
 struct Options {
     std::uint64_t capacity_bytes = 0;  ///< 0: chosen from what the host has
     std::uint64_t segment_bytes = 0;   ///< 0: the pool's choice
+    std::uint32_t shards = 0;          ///< 0: one for two of the processors that we may use
     bool prefault = true;
     std::string listen = "127.0.0.1:7411";
     std::string data_dir;

@@ -17,6 +17,8 @@ namespace {
 /// Room made ahead of need, so that one put in many pays for eviction.
 constexpr std::uint64_t kAheadUnitsMax = 4 * MiB / kUnitBytes;
 constexpr std::size_t kVictimsMax = 256;
+/// Blocks that one search has in sight at once: about as many loads as a core keeps under way.
+constexpr std::size_t kFindsAhead = 16;
 constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
 
 std::uint32_t seconds(Instant at) noexcept { return static_cast<std::uint32_t>(at.ns / 1'000'000'000); }
@@ -52,12 +54,33 @@ bool DomainStore::busy(const Extent& extent) const {
     return extent.holds > 0 || pins_.pinned(location(extent));
 }
 
-ExtentId DomainStore::find(const model::Digest& digest) const noexcept {
-    const ExtentId id = index_.find(digest.prefix());
+ExtentId DomainStore::confirmed(ExtentId id, const model::Digest& digest) const noexcept {
     if (id == kNoExtent) return kNoExtent;
     // A header that a flipped bit has changed must not lead us out of its extent.
     const model::BlockHeader& head = header(map_[id]);
     return head.digest == digest && model::units_for(head.length) <= map_[id].units ? id : kNoExtent;
+}
+
+ExtentId DomainStore::find(const model::Digest& digest) const noexcept {
+    return confirmed(index_.find(digest.prefix()), digest);
+}
+
+// Bucket, extent and header of a block lie far from each other and from everything that was used
+// lately: one after the other they cost three trips to memory a block.
+void DomainStore::find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept {
+    for (std::size_t first = 0; first < digests.size(); first += kFindsAhead) {
+        const auto some = digests.subspan(first, std::min(kFindsAhead, digests.size() - first));
+        const auto ids = found.subspan(first, some.size());
+        for (const auto& digest : some) index_.prefetch(digest.prefix());
+        for (std::size_t at = 0; at < some.size(); ++at) {
+            ids[at] = index_.find(some[at].prefix());
+            if (ids[at] != kNoExtent) map_.prefetch(ids[at]);
+        }
+        for (const ExtentId id : ids) {
+            if (id != kNoExtent) __builtin_prefetch(&header(map_[id]));
+        }
+        for (std::size_t at = 0; at < some.size(); ++at) ids[at] = confirmed(ids[at], some[at]);
+    }
 }
 
 BlockView DomainStore::view(ExtentId id) const noexcept {

@@ -86,6 +86,9 @@ public:
 
     // ---- reading ----
     [[nodiscard]] ExtentId find(const model::Digest& digest) const noexcept;
+    /// The same of many: the memory that one needs is on its way while another is looked at. Both are
+    /// of the same length.
+    void find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
     [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
     [[nodiscard]] const Extent& extent(ExtentId extent) const noexcept { return map_[extent]; }
     void touch(ExtentId extent);
@@ -119,6 +122,8 @@ private:
     };
 
     [[nodiscard]] model::BlockHeader& header(const Extent& extent) const noexcept;
+    /// The extent, if it holds this block.
+    [[nodiscard]] ExtentId confirmed(ExtentId extent, const model::Digest& digest) const noexcept;
     [[nodiscard]] MutableBytes payload(const Extent& extent) const noexcept;
     [[nodiscard]] static model::Location location(const Extent& extent) noexcept;
     [[nodiscard]] bool busy(const Extent& extent) const;

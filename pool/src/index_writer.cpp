@@ -25,6 +25,12 @@ model::Slot& IndexWriter::slot(std::uint64_t index) const noexcept {
     return buckets_[index / kSlotsPerBucket].slots[index % kSlotsPerBucket];
 }
 
+void IndexWriter::prefetch(std::uint64_t prefix) const noexcept {
+    const std::uint64_t bucket = model::bucket_of(prefix, bucket_bits_);
+    model::prefetch(buckets_[bucket]);
+    __builtin_prefetch(&owners_[bucket * kSlotsPerBucket]);
+}
+
 ExtentId IndexWriter::find(std::uint64_t prefix) const noexcept {
     const auto found = model::find_slot(buckets_.data(), bucket_bits_, prefix);
     if (!found) return kNoExtent;

@@ -22,6 +22,8 @@ public:
 
     [[nodiscard]] static std::uint64_t table_bytes(unsigned bucket_bits) noexcept;
 
+    /// Loads what find() will look at, ahead of need.
+    void prefetch(std::uint64_t prefix) const noexcept;
     /// The extent that the index shows for this prefix; the caller compares the digest.
     [[nodiscard]] ExtentId find(std::uint64_t prefix) const noexcept;
     /// The extent behind a slot, whatever a client says about it; kNoExtent for an empty or absent one.

@@ -62,7 +62,8 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
         poll(*peer);
         flush(*peer);
         // A client that does not take its answers is not asked for more questions.
-        if (peer->broken || !peer->outbox.empty() || peer->puts.size() >= kPutsPerPeerMax) break;
+        if (peer->broken || peer->leaving || !peer->outbox.empty() || peer->puts.size() >= kPutsPerPeerMax)
+            break;
         const auto received = peer->lane->receive(*peer);
         if (!received) {
             peer->broken = true;
@@ -80,6 +81,7 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
         drop(peer_id);
         return {};
     }
+    if (peer->leaving) return {.alive = true, .moves_to = peer->leaving->hello.shard};
     const bool reads = peer->outbox.empty() && peer->puts.size() < kPutsPerPeerMax;
     return {.alive = true, .busy = busy && reads, .reads = reads};
 }
@@ -101,6 +103,19 @@ void ServerImpl::drop(PeerId peer_id) {
         lease = next;
     }
     for (const auto& [store, page] : peer->pages) store->pins().leave(page);
+}
+
+Guest ServerImpl::give_away(PeerId peer_id) {
+    const auto found = peers_.extract(peer_id);
+    Guest guest = std::move(*found.mapped()->leaving);
+    guest.lane = std::move(found.mapped()->lane);
+    return guest;
+}
+
+Result<Server::PeerId> ServerImpl::welcome(Guest guest) {
+    const auto id = add(std::move(guest.lane));
+    if (id) handle(*find(*id), guest.request_id, guest.hello);
+    return id;
 }
 
 void ServerImpl::tick() {
@@ -173,6 +188,11 @@ void ServerImpl::message(Peer& peer, Bytes head) {
         return;
     }
     ++counts_.messages[message->body.index()];
+    if (peer.leaving) {
+        ++counts_.peers_broken;
+        peer.broken = true;
+        return;
+    }
     if (!peer.greeted && !std::holds_alternative<wire::Hello>(message->body)) {
         return refuse(
             peer, message->request_id,
@@ -193,13 +213,25 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
             {Errc::Mismatch, fmt::format("this server speaks protocol {} (cmpool {}), the client {}",
                                          wire::kProtocolVersion, config_.version, ask.protocol)});
     }
+    if (ask.shard >= config_.shards) {
+        return refuse(
+            peer, id,
+            {Errc::Invalid, fmt::format("expected a shard below {}, saw {}", config_.shards, ask.shard)});
+    }
+    if (ask.shard != config_.shard) {
+        // Only a lane on which nothing else has happened can change hands.
+        if (peer.greeted) return refuse(peer, id, {Errc::Invalid, "expected one greeting on a lane"});
+        peer.leaving = Guest{.request_id = id, .hello = ask};
+        return;
+    }
     peer.greeted = true;
     peer.name = ask.client;
     send(peer, id,
          wire::Welcome{.incarnation = incarnation_,
                        .node = config_.node_name,
                        .version = config_.version,
-                       .local_address = config_.local_address});
+                       .local_address = config_.local_address,
+                       .shards = config_.shards});
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {

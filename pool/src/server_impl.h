@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -79,6 +80,7 @@ struct Peer final : transport::Receiver {
     std::string name = "?";
     bool greeted = false;
     bool broken = false;
+    std::optional<Guest> leaving;  ///< for another shard, without its lane yet
     std::vector<OpenedNamespace> namespaces;
     std::size_t opening = 0;
     std::shared_ptr<ProcessWatch::Handle> process;
@@ -109,6 +111,8 @@ public:
     Served serve(PeerId peer) override;
     transport::Lane* lane_of(PeerId peer) noexcept override;
     void drop(PeerId peer) override;
+    Guest give_away(PeerId peer) override;
+    Result<PeerId> welcome(Guest guest) override;
     void tick() override;
     std::vector<wire::Stat> stats() const override;
     std::string check_invariants() const override;

@@ -59,11 +59,16 @@ model::Digest digest(const fb::Digest* value) {
 }
 
 Hello take(const fb::Hello& m, Checks& check) {
-    return {m.protocol(), check.text(m.client(), kTextBytesMax)};
+    return {m.protocol(), check.text(m.client(), kTextBytesMax), m.shard()};
 }
 Welcome take(const fb::Welcome& m, Checks& check) {
-    return {m.protocol(), m.incarnation(), check.text(m.node(), kTextBytesMax),
-            check.text(m.version(), kTextBytesMax), check.text(m.local_address(), kTextBytesMax)};
+    if (m.shards() == 0 || m.shards() > kShardsMax) check.bad = "a server without shards, or with too many";
+    return {m.protocol(),
+            m.incarnation(),
+            check.text(m.node(), kTextBytesMax),
+            check.text(m.version(), kTextBytesMax),
+            check.text(m.local_address(), kTextBytesMax),
+            m.shards()};
 }
 OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
     const auto text = [&](const flatbuffers::String* value) {

@@ -32,14 +32,14 @@ Encoded done(fb::Body type, flatbuffers::Offset<T> offset) {
 
 Encoded put(Builder& b, const Hello& m) {
     const auto client = b.CreateString(m.client);
-    return done(fb::Body::Hello, fb::CreateHello(b, m.protocol, client));
+    return done(fb::Body::Hello, fb::CreateHello(b, m.protocol, client, m.shard));
 }
 Encoded put(Builder& b, const Welcome& m) {
     const auto node = b.CreateString(m.node);
     const auto version = b.CreateString(m.version);
     const auto local_address = b.CreateString(m.local_address);
     return done(fb::Body::Welcome,
-                fb::CreateWelcome(b, m.protocol, m.incarnation, node, version, local_address));
+                fb::CreateWelcome(b, m.protocol, m.incarnation, node, version, local_address, m.shards));
 }
 Encoded put(Builder& b, const OpenNamespace& m) {
     const auto tenant = b.CreateString(m.spec.tenant);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@
 namespace cmpool::pool {
 
 inline constexpr std::uint64_t kCapacityMin = 1 * MiB;
-/// Most clients of one server; one more is refused.
+/// Most clients of one shard; one more is refused.
 inline constexpr std::size_t kPeersMax = 4096;
 /// Longest lease; a longer one is cut to it.
 inline constexpr std::chrono::milliseconds kLeaseMax{60'000};
@@ -30,9 +31,20 @@ struct ServerConfig {
     std::string node_name = "local";
     std::string version = "0";
     std::string local_address;  ///< where same-host clients connect; told to every client
+    std::uint32_t shard = 0;    ///< which of `shards` this is; `capacity_bytes` are its own
+    std::uint32_t shards = 1;
 };
 
-/// The pool server's logic: it answers the clients on its lanes. It owns no thread, socket or clock.
+/// A client on its way to the shard that it asked for: its lane, and the greeting that nobody has
+/// answered yet.
+struct Guest {
+    std::unique_ptr<transport::Lane> lane;
+    std::uint64_t request_id = 0;
+    wire::Hello hello;
+};
+
+/// The logic of a pool server's shard: it answers the clients on its lanes. It owns no thread, socket or
+/// clock, and shares nothing with other shards.
 ///
 ///   Lifetime  the fabric, clock, entropy, directory and watch outlive it
 ///   Threads   one
@@ -61,11 +73,17 @@ public:
         bool alive = false;
         bool busy = false;
         bool reads = true;
+        std::optional<std::uint32_t> moves_to;  ///< another shard, by give_away()
     };
     virtual Served serve(PeerId peer) = 0;
     /// The peer's lane, for whoever waits on its event fd; null once it is gone.
     [[nodiscard]] virtual transport::Lane* lane_of(PeerId peer) noexcept = 0;
     virtual void drop(PeerId peer) = 0;
+
+    /// Gives up a peer that serve() said moves; its id is dead.
+    [[nodiscard]] virtual Guest give_away(PeerId peer) = 0;
+    /// Takes one over and answers its greeting. Errors: as add().
+    [[nodiscard]] virtual Result<PeerId> welcome(Guest guest) = 0;
 
     /// Ends what has run out (leases, stuck peers, pins of dead processes) and scrubs a little.
     /// Call it every kTickInterval.

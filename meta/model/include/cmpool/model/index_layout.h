@@ -129,6 +129,12 @@ inline void store_release(std::uint64_t& word, std::uint64_t value) noexcept {
     return {load_acquire(slot.tag_word), location};
 }
 
+/// Loads a bucket's two lines ahead of need.
+inline void prefetch(const Bucket& bucket) noexcept {
+    __builtin_prefetch(&bucket);
+    __builtin_prefetch(&bucket.slots[3]);
+}
+
 /// Where a lookup found a key.
 struct Found {
     const Slot* slot;

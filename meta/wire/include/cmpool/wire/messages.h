@@ -25,6 +25,8 @@ inline constexpr std::size_t kGrantsMax = 512;
 inline constexpr std::size_t kDescriptorBytesMax = 512;
 inline constexpr std::size_t kTextBytesMax = 4096;
 inline constexpr std::size_t kStatsMax = 1024;
+/// Most shards that a server says it has.
+inline constexpr std::uint32_t kShardsMax = 64;
 
 struct Grant {
     std::uint32_t index = 0;
@@ -36,6 +38,7 @@ struct Grant {
 struct Hello {
     std::uint32_t protocol = kProtocolVersion;
     std::string client;
+    std::uint32_t shard = 0;
 };
 struct Welcome {
     std::uint32_t protocol = kProtocolVersion;
@@ -43,6 +46,7 @@ struct Welcome {
     std::string node;
     std::string version;
     std::string local_address;
+    std::uint32_t shards = 1;
 };
 struct OpenNamespace {
     model::NamespaceSpec spec;

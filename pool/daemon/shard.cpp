@@ -1,0 +1,46 @@
+#include "shard.h"
+
+#include <thread>
+#include <utility>
+
+#include <pthread.h>
+
+namespace cmpool::daemon {
+
+Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::ServerConfig config) {
+    auto shards = std::make_unique<Shards>();
+    config.capacity_bytes /= config.shards;
+    for (config.shard = 0; config.shard < config.shards; ++config.shard) {
+        auto shard = std::make_unique<Shard>();
+        auto loop = DataLoop::create();
+        if (!loop) return fail(loop.error());
+        shard->loop = std::move(*loop);
+        shard->directory =
+            std::make_unique<MetaDirectory>(common.controller, common.meta_thread, *shard->loop);
+        auto server = pool::Server::create(config, common.clock, common.entropy, common.memory,
+                                           *shard->directory, shards->processes_);
+        if (!server) return fail(server.error());
+        shard->server = std::move(*server);
+        shards->shards_.push_back(std::move(shard));
+    }
+    // A job is copied around, a lane is not.
+    shards->door().hand_over_by([all = shards.get()](std::uint32_t to, pool::Guest guest) {
+        DataLoop& loop = *all->shards_[to]->loop;
+        loop.post([&loop, guest = std::make_shared<pool::Guest>(std::move(guest))] {
+            loop.welcome(std::move(*guest));
+        });
+    });
+    return shards;
+}
+
+void Shards::run() {
+    std::vector<std::jthread> threads;
+    for (std::size_t index = 1; index < shards_.size(); ++index) {
+        threads.emplace_back([shard = shards_[index].get()] { shard->loop->run(*shard->server); });
+        ::pthread_setname_np(threads.back().native_handle(), fmt::format("shard-{}", index).c_str());
+    }
+    shards_.front()->loop->run(*shards_.front()->server);
+    for (std::size_t index = 1; index < shards_.size(); ++index) shards_[index]->loop->stop();
+}
+
+}  // namespace cmpool::daemon
