@@ -34,10 +34,7 @@ std::optional<Sighting> Attachment::probe(const model::Digest& digest) const noe
 }
 
 void Attachment::prefetch(const model::Digest& digest) const noexcept {
-    const auto* bucket =
-        reinterpret_cast<const char*>(buckets_ + model::bucket_of(digest.prefix(), bucket_bits_));
-    __builtin_prefetch(bucket);
-    __builtin_prefetch(bucket + 64);
+    model::prefetch(buckets_[model::bucket_of(digest.prefix(), bucket_bits_)]);
 }
 
 Bytes Attachment::extent(const model::Location& at) const noexcept {

@@ -1,7 +1,8 @@
 #pragma once
 
-#include "session.h"
+#include "shards.h"
 
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -21,6 +22,8 @@ inline constexpr std::uint64_t kGetChunkBytes = 8 * MiB;
 inline constexpr std::uint64_t kPutChunkBytes = 4 * MiB;
 /// Up to this size a put is sent without asking first what is wanted.
 inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
+/// Payload that is summed up while the pool says which blocks it wants.
+inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
 /// Puts of one call on their way at once.
 inline constexpr std::size_t kPutsInFlight = 4;
 
@@ -28,13 +31,11 @@ inline constexpr std::size_t kPutsInFlight = 4;
 /// or by expire(); after that no buffer of it is touched.
 class Call : public Asker {
 public:
-    Call(std::shared_ptr<Session> session, Instant deadline)
-        : session_(std::move(session)), deadline_(deadline) {}
+    Call(std::shared_ptr<Shards> shards, Instant deadline)
+        : shards_(std::move(shards)), deadline_(deadline) {}
 
-    /// The session is ready.
+    /// No shard is undecided.
     virtual void begin() = 0;
-    /// True when begin() may not send anything because the memory is mapped.
-    [[nodiscard]] virtual bool local() const { return false; }
     /// Ends now with what there is.
     void end(std::optional<Error> trouble);
     void lost(std::uint64_t part, const Error& why) override;
@@ -43,117 +44,147 @@ public:
     [[nodiscard]] Instant deadline() const noexcept { return deadline_; }
 
 protected:
-    [[nodiscard]] Session& session() const noexcept { return *session_; }
-    [[nodiscard]] const std::shared_ptr<Session>& shared_session() const noexcept { return session_; }
-    /// Sends one part; the call is done when all parts have ended.
-    void ask(std::uint64_t part, wire::Body body, std::span<const Bytes> payload = {});
+    [[nodiscard]] Shards& shards() const noexcept { return *shards_; }
+    /// Sends one part to a shard; the call is done when all parts have ended. False when the shard
+    /// cannot be asked now: then nothing has begun.
+    bool ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::span<const Bytes> payload = {});
+    /// A part has begun: the call goes on until ended(). begin() is one.
+    void begun() noexcept { ++outstanding_; }
     /// A part has ended.
     void ended();
     /// The call is done: what the pool may still look at is taken back.
     virtual void over() noexcept {}
-    /// Asks for the segments that we have not mapped yet, once a call; answer(kRefreshed) follows.
-    [[nodiscard]] bool refresh_once();
+    /// Asks a shard for the segments that we have not mapped yet, once a call; answer(shard, Attached)
+    /// follows.
+    [[nodiscard]] bool refresh_once(std::uint32_t shard);
     void note(const Error& trouble);
 
     std::optional<Error> trouble_;
-    std::size_t outstanding_ = 0;
 
 private:
     void finish() noexcept;
 
-    std::shared_ptr<Session> session_;
+    std::shared_ptr<Shards> shards_;
     Instant deadline_;
+    std::size_t outstanding_ = 0;
     bool done_ = false;
-    bool refreshed_ = false;
+    std::bitset<wire::kShardsMax> refreshed_;
 };
+
+/// Which items of a batch concern which shard, in the order of the batch.
+using Split = std::vector<std::vector<std::uint32_t>>;
 
 /// A call on a batch of blocks.
 class ReportCall : public Call {
 public:
-    ReportCall(std::shared_ptr<Session> session, Instant deadline, std::size_t count)
-        : Call(std::move(session), deadline) {
+    ReportCall(std::shared_ptr<Shards> shards, Instant deadline, std::size_t count)
+        : Call(std::move(shards), deadline) {
         report_.blocks.resize(count);
     }
     [[nodiscard]] Report take();
 
 protected:
+    template <class ShardOf>
+    [[nodiscard]] Split split(const ShardOf& shard_of) const {
+        Split all(shards().count());
+        if (all.size() == 1) all.front().reserve(report_.blocks.size());
+        for (std::uint32_t index = 0; index < report_.blocks.size(); ++index)
+            all[shard_of(index)].push_back(index);
+        return all;
+    }
+
     Report report_;
 };
 
 class GetCall final : public ReportCall {
 public:
-    GetCall(std::shared_ptr<Session> session, Instant deadline, std::span<const GetItem> items, bool verify);
+    GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items, bool verify);
     void begin() override;
-    bool local() const override { return session().attachment() != nullptr; }
     void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
 
 private:
-    void get_mapped(const std::vector<std::uint32_t>& wanted);
-    void get_lent(const std::vector<std::uint32_t>& unseen);
+    struct Chunk {
+        std::uint32_t shard;
+        std::vector<std::uint32_t> items;
+    };
+    void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
+    void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
-    void get_by_message(const std::vector<std::uint32_t>& wanted);
+    void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
 
     std::span<const GetItem> items_;
     bool verify_;
-    std::vector<std::vector<std::uint32_t>> chunks_;  ///< by part: which items it asked for
-    std::vector<std::uint32_t> unmapped_;             ///< items in segments that we do not know yet
+    std::vector<Chunk> chunks_;  ///< by part
+    Split unmapped_;             ///< by shard: items in segments that we do not know yet
 };
 
 class PutCall final : public ReportCall {
 public:
-    PutCall(std::shared_ptr<Session> session, Instant deadline, std::span<const PutItem> items);
+    PutCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const PutItem> items);
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
+    void lost(std::uint64_t part, const Error& why) override;
 
 private:
+    struct Measured {
+        std::uint64_t length = 0;
+        std::optional<std::uint64_t> checksum;
+    };
     struct Chunk {
+        std::uint32_t shard;
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
     };
-    static constexpr std::uint64_t kWanted = UINT64_MAX;  ///< the part that asks what is there already
+    /// Parts with this bit ask a shard, in their low bits, what is there already.
+    static constexpr std::uint64_t kWanted = std::uint64_t{1} << 63;
 
     void over() noexcept override;
     [[nodiscard]] bool accept(std::uint32_t index);
-    void queue(const std::vector<std::uint32_t>& wanted);
+    void begin_shard(std::uint32_t shard);
+    void hash_ahead(std::span<const std::uint32_t> items);
+    void queue(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void send_next();
-    [[nodiscard]] wire::PutItem describe(std::uint32_t index) const;
+    [[nodiscard]] wire::PutItem describe(std::uint32_t index);
     [[nodiscard]] bool send_pulled(std::uint64_t part);
-    void send_payload(std::uint64_t part);
+    [[nodiscard]] bool send_payload(std::uint64_t part);
+    void answered(std::uint64_t part, std::span<const std::uint32_t> asked, const wire::Outcomes& outcomes);
     void stored(std::uint32_t index, wire::Outcome outcome);
 
     std::span<const PutItem> items_;
-    std::vector<std::uint64_t> lengths_;
-    std::vector<std::uint32_t> accepted_;
+    std::vector<Measured> measured_;
+    Split accepted_;  ///< by shard
     std::vector<Chunk> chunks_;
     std::size_t next_chunk_ = 0;
+    std::size_t in_flight_ = 0;  ///< chunks
 };
 
 /// Exists or Remove.
 class KeysCall final : public ReportCall {
 public:
-    KeysCall(std::shared_ptr<Session> session, Instant deadline, std::span<const Digest> keys, bool remove)
-        : ReportCall(std::move(session), deadline, keys.size()), keys_(keys), remove_(remove) {}
+    KeysCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> keys, bool remove)
+        : ReportCall(std::move(shards), deadline, keys.size()), keys_(keys), remove_(remove) {}
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
 
 private:
     std::span<const Digest> keys_;
     bool remove_;
+    Split asked_;  ///< by shard
 };
 
 class MatchCall final : public Call {
 public:
-    MatchCall(std::shared_ptr<Session> session, Instant deadline, std::span<const Digest> chain,
+    MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
               std::uint32_t lease_ms);
     void begin() override;
-    bool local() const override { return session().attachment() != nullptr; }
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] Match take();
 
 private:
-    void match_mapped();
+    void over() noexcept override;
+    void match_mapped(std::uint32_t shard);
 
     std::span<const Digest> chain_;
     std::uint32_t lease_ms_;
@@ -163,14 +194,16 @@ private:
 /// Stats or List: an answer for people.
 class InfoCall final : public Call {
 public:
-    InfoCall(std::shared_ptr<Session> session, Instant deadline, wire::Body question)
-        : Call(std::move(session), deadline), question_(std::move(question)) {}
+    InfoCall(std::shared_ptr<Shards> shards, Instant deadline, wire::Body question)
+        : Call(std::move(shards), deadline), question_(std::move(question)) {}
     void begin() override;
-    void answer(std::uint64_t part, const wire::Body& answer) override;
+    void answer(std::uint64_t shard, const wire::Body& answer) override;
     [[nodiscard]] Result<std::vector<Statistic>> take_stats();
     [[nodiscard]] Result<Listing> take_listing();
 
 private:
+    void add(const wire::Stat& stat);
+
     wire::Body question_;
     std::vector<Statistic> stats_;
     Listing listing_;
@@ -179,18 +212,35 @@ private:
 struct Match::State {
     ~State() { release(); }
     void release() noexcept;
-    [[nodiscard]] Attachment::Lent lent() const noexcept {
-        return {digests, std::span(run).first(pins.size())};
-    }
+
+    /// What of the chain lies on one shard, in the chain's order.
+    struct Part {
+        std::vector<Digest> digests;
+        std::size_t blocks = 0;  ///< of them, found from the first on
+        std::uint64_t lease_id = 0;
+        std::weak_ptr<Session> session;
+        // Where the shard's memory is mapped:
+        std::shared_ptr<Attachment> attachment;
+        std::vector<Sighting> run;
+        std::vector<std::uint32_t> pins;
+
+        void keep(std::size_t count);
+        void release() noexcept;
+        [[nodiscard]] Attachment::Lent lent() const noexcept {
+            return {digests, std::span(run).first(pins.size())};
+        }
+    };
+    struct Place {
+        std::uint32_t shard;
+        std::uint32_t at;  ///< in its part
+    };
+    [[nodiscard]] Place place(std::size_t block) const noexcept;
 
     std::size_t blocks = 0;
+    bool leased = false;
     std::optional<Error> trouble;
-    std::vector<Digest> digests;  ///< of the pinned blocks
-    std::shared_ptr<Attachment> attachment;
-    std::vector<Sighting> run;
-    std::vector<std::uint32_t> pins;
-    std::weak_ptr<Session> session;
-    std::uint64_t lease_id = 0;
+    std::vector<Part> parts;    ///< by shard
+    std::vector<Place> places;  ///< by block; empty where there is one shard
 };
 
 }  // namespace cmpool::client

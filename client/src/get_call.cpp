@@ -1,7 +1,6 @@
 #include "calls.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace cmpool::client {
 namespace {
@@ -24,16 +23,23 @@ std::uint64_t checksum_of(const GetItem& item, std::uint64_t bytes) {
 
 }  // namespace
 
-GetCall::GetCall(std::shared_ptr<Session> session, Instant deadline, std::span<const GetItem> items,
+GetCall::GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items,
                  bool verify)
-    : ReportCall(std::move(session), deadline, items.size()), items_(items), verify_(verify) {}
+    : ReportCall(std::move(shards), deadline, items.size()), items_(items), verify_(verify) {}
 
 void GetCall::begin() {
-    std::vector<std::uint32_t> all(items_.size());
-    std::iota(all.begin(), all.end(), 0u);
-    if (all.empty()) return end({});
-    if (session().attachment() != nullptr) return get_mapped(all);
-    get_by_message(all);
+    const Split wanted =
+        split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
+    begun();
+    for (std::uint32_t shard = 0; shard < wanted.size(); ++shard) {
+        if (wanted[shard].empty()) continue;
+        if (shards()[shard].attachment() != nullptr) {
+            get_mapped(shard, wanted[shard]);
+        } else {
+            get_by_message(shard, wanted[shard]);
+        }
+    }
+    ended();
 }
 
 void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum) {
@@ -43,13 +49,17 @@ void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t che
     report_.blocks[index] = {.outcome = Outcome::Hit, .bytes = bytes};
 }
 
-void GetCall::get_mapped(const std::vector<std::uint32_t>& wanted) {
-    Attachment& memory = *session().attachment();
+void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
+    const auto attachment = shards()[shard].attachment();
+    if (attachment == nullptr) return;  // gone while we asked for segments: misses
+    Attachment& memory = *attachment;
+    for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
     std::vector<Sighting> touched;
+    touched.reserve(wanted.size());
     std::vector<std::uint32_t> unmapped;
+    std::vector<std::uint32_t> unseen;
     std::uint64_t stale = 0;
     std::uint64_t bytes = 0;
-    std::vector<std::uint32_t> unseen;
     for (const std::uint32_t index : wanted) {
         const GetItem& item = items_[index];
         const auto sighting = memory.probe(item.key);
@@ -71,21 +81,18 @@ void GetCall::get_mapped(const std::vector<std::uint32_t>& wanted) {
         touched.push_back(*sighting);
         bytes += copied->bytes;
     }
-    get_lent(unseen);
+    get_lent(memory, unseen);
     memory.touch(touched);
-    unmapped_ = std::move(unmapped);
-    if (!unmapped_.empty() && refresh_once()) {
-        memory.count_get(touched.size(), 0, bytes, stale);
-        return;  // answer() comes back for the rest
-    }
-    memory.count_get(touched.size(), wanted.size() - touched.size(), bytes, stale);
-    end({});
+    const bool again = !unmapped.empty() && refresh_once(shard);
+    memory.count_get(touched.size(), again ? 0 : wanted.size() - touched.size(), bytes, stale);
+    if (!again) return;
+    unmapped_.resize(shards().count());
+    unmapped_[shard] = std::move(unmapped);  // answer() comes back for them
 }
 
 // What a match of ours has pinned is there, even if the index has lost it.
-void GetCall::get_lent(const std::vector<std::uint32_t>& unseen) {
+void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen) {
     if (unseen.empty()) return;
-    const Attachment& memory = *session().attachment();
     const auto lent = memory.lent();
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
@@ -104,36 +111,36 @@ bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) 
     return false;
 }
 
-void GetCall::get_by_message(const std::vector<std::uint32_t>& wanted) {
+void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     std::uint64_t chunk_bytes = 0;
     const std::size_t first = chunks_.size();
     for (const std::uint32_t index : wanted) {
         const std::uint64_t bytes = room(items_[index]);
         if (chunks_.size() == first || chunk_bytes + bytes > kGetChunkBytes ||
-            chunks_.back().size() == model::kBatchMax) {
-            chunks_.emplace_back();
+            chunks_.back().items.size() == model::kBatchMax) {
+            chunks_.push_back({shard, {}});
             chunk_bytes = 0;
         }
-        chunks_.back().push_back(index);
+        chunks_.back().items.push_back(index);
         chunk_bytes += bytes;
     }
-    outstanding_ += chunks_.size() - first;  // so that the call cannot end between two of them
     for (std::size_t part = first; part < chunks_.size(); ++part) {
         std::vector<Digest> digests;
         std::vector<std::uint32_t> rooms;
-        for (const std::uint32_t index : chunks_[part]) {
+        digests.reserve(chunks_[part].items.size());
+        rooms.reserve(chunks_[part].items.size());
+        for (const std::uint32_t index : chunks_[part].items) {
             digests.push_back(items_[index].key);
             rooms.push_back(
                 static_cast<std::uint32_t>(std::min<std::uint64_t>(room(items_[index]), UINT32_MAX)));
         }
-        ask(part, wire::Get{session().namespace_id(), digests, rooms, verify_});
-        ended();
+        ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_});
     }
 }
 
 void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) {
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
-    const auto& chunk = chunks_[part];
+    const auto& chunk = chunks_[part].items;
     if (outcomes == nullptr || outcomes->outcomes.size() != chunk.size() || outcomes->lengths.empty()) return;
     for (std::size_t at = 0; at < chunk.size(); ++at) {
         if (outcomes->outcomes[at] != wire::Outcome::Ok) continue;
@@ -150,11 +157,11 @@ void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<Mu
 
 void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
     if (std::holds_alternative<wire::Attached>(answer)) {
-        --outstanding_;
-        return get_mapped(std::exchange(unmapped_, {}));
+        get_mapped(static_cast<std::uint32_t>(part), std::exchange(unmapped_[part], {}));
+        return ended();
     }
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
-    const auto chunk = chunks_[part];
+    const auto& [shard, chunk] = chunks_[part];
     if (outcomes == nullptr || outcomes->outcomes.size() != chunk.size() ||
         outcomes->lengths.size() != chunk.size() || outcomes->checksums.size() != chunk.size()) {
         note({Errc::Corrupt, "the pool answered something else"});
@@ -171,7 +178,7 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         if (outcome == wire::Outcome::Later) later.push_back(index);
     }
     // A whole answer of Later cannot be asked again for ever: it had room for one block at least.
-    if (!later.empty() && later.size() < chunk.size()) get_by_message(later);
+    if (!later.empty() && later.size() < chunk.size()) get_by_message(std::uint32_t{shard}, later);
     ended();
 }
 

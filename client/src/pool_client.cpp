@@ -1,6 +1,6 @@
 #include "calls.h"
 #include "event_set.h"
-#include "session.h"
+#include "shards.h"
 
 #include <algorithm>
 
@@ -52,19 +52,19 @@ template class Pending<Match>;
 template class Pending<Report>;
 
 struct PoolClient::Inside {
-    explicit Inside(std::shared_ptr<Session> its_session) : session(std::move(its_session)) {}
+    explicit Inside(std::shared_ptr<Shards> its_shards) : shards(std::move(its_shards)) {}
 
-    [[nodiscard]] Instant now() const { return session->environment().clock->now(); }
+    [[nodiscard]] Instant now() const { return shards->environment().clock->now(); }
     [[nodiscard]] Instant deadline(const CallOptions& options) const {
-        return now() + options.deadline.value_or(session->uri().deadline);
+        return now() + options.deadline.value_or(shards->uri().deadline);
     }
     void launch(const std::shared_ptr<Call>& call);
     void progress();
     void expire();
     [[nodiscard]] Instant next_deadline() const;
 
-    std::shared_ptr<Session> session;
-    std::vector<std::shared_ptr<Call>> waiting;  ///< for the connection
+    std::shared_ptr<Shards> shards;
+    std::vector<std::shared_ptr<Call>> waiting;  ///< for connections
     std::vector<std::shared_ptr<Call>> active;
     Instant looked{};
     std::unique_ptr<EventSet> events;
@@ -72,35 +72,31 @@ struct PoolClient::Inside {
 
 void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
     const Instant at = now();
-    if (!session->ready() || session->hopeless() || at - looked >= kHealthInterval) {
+    if (at - looked >= kHealthInterval || !shards->ready()) {
         looked = at;
-        session->progress();
+        shards->progress();
     }
-    if (session->ready() && (call->local() || !session->hopeless())) {
+    if (shards->undecided()) {
+        waiting.push_back(call);
+    } else {
         call->begin();
         if (!call->done()) active.push_back(call);
-    } else if (session->hopeless() || session->refused()) {
-        call->end(session->trouble());
-    } else {
-        waiting.push_back(call);
     }
-    if (events) events->watch(session->lanes(), next_deadline(), at);
+    if (events) events->watch(shards->lanes(), next_deadline(), at);
 }
 
 void PoolClient::Inside::progress() {
     looked = now();
-    session->progress();
-    if (session->ready()) {
+    shards->progress();
+    if (!waiting.empty() && !shards->undecided()) {
         for (const auto& call : std::exchange(waiting, {})) {
             call->begin();
             active.push_back(call);
         }
-    } else if (session->hopeless() || session->refused()) {
-        for (const auto& call : std::exchange(waiting, {})) call->end(session->trouble());
     }
     expire();
     std::erase_if(active, [](const auto& call) { return call->done(); });
-    if (events) events->watch(session->lanes(), next_deadline(), now());
+    if (events) events->watch(shards->lanes(), next_deadline(), now());
 }
 
 // Deadlines are kept here and nowhere else: when one has passed, the pool is given up for this call,
@@ -109,20 +105,19 @@ void PoolClient::Inside::expire() {
     const Instant at = now();
     for (const auto& call : active) {
         if (call->done() || call->deadline() > at) continue;
-        session->forget(*call);
-        call->end(late(session->uri()));
-        session->overdue(late(session->uri()));
+        shards->give_up(*call, late(shards->uri()));
+        call->end(late(shards->uri()));
     }
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
-        call->end(session->trouble().value_or(late(session->uri())));
-        session->overdue(late(session->uri()));
+        shards->overdue(late(shards->uri()));
+        call->end((*shards)[0].trouble().value_or(late(shards->uri())));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
 
 Instant PoolClient::Inside::next_deadline() const {
-    Instant next = session->next_deadline();
+    Instant next = shards->next_deadline();
     for (const auto& call : active) next = std::min(next, call->deadline());
     for (const auto& call : waiting) next = std::min(next, call->deadline());
     return next;
@@ -135,7 +130,7 @@ PoolClient::PoolClient(std::unique_ptr<Inside> inside) : inside_(std::move(insid
 PoolClient::~PoolClient() {
     const Error closed{Errc::PeerDown, "the client was closed"};
     for (const auto& call : inside_->active) {
-        if (!call->done()) inside_->session->forget(*call);
+        if (!call->done()) inside_->shards->forget(*call);
         call->end(closed);
     }
     for (const auto& call : inside_->waiting) call->end(closed);
@@ -150,45 +145,49 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const
 Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment, const PoolUri& uri,
                                                         const NamespaceSpec& spec) {
     if (auto fine = spec.check(); !fine) return fail(fine.error());
-    auto session = std::make_shared<Session>(std::move(environment), uri, spec);
-    std::unique_ptr<PoolClient> client(new PoolClient(std::make_unique<Inside>(session)));
+    auto shards = std::make_shared<Shards>(std::move(environment), uri, spec);
+    std::unique_ptr<PoolClient> client(new PoolClient(std::make_unique<Inside>(shards)));
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {
-        session->progress();
-        if (session->refused()) return fail(*session->trouble());
-        if (session->ready() || session->hopeless() || session->environment().waiter == nullptr)
-            return client;
+        shards->progress();
+        if ((*shards)[0].refused()) return fail(*(*shards)[0].trouble());
+        if (!shards->undecided() || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
-        if (client->inside_->now() >= deadline) return session->overdue(late(uri)), std::move(client);
-        session->environment().waiter->wait(session->lanes(), std::min(deadline, session->next_deadline()));
+        if (client->inside_->now() >= deadline) return shards->overdue(late(uri)), std::move(client);
+        shards->environment().waiter->wait(shards->lanes(), std::min(deadline, shards->next_deadline()));
     }
 }
 
 Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tokens) const {
-    const auto* digester = inside_->session->digester();
+    const auto* digester = (*inside_->shards)[0].digester();
     if (digester == nullptr)
-        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->session->uri().address);
+        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     if (spec().block_tokens == 0)
         return fail(Errc::Invalid, "the namespace has opaque keys, no token blocks");
     return digester->chain(tokens, spec().block_tokens);
 }
 
 Result<Digest> PoolClient::key(Bytes own_key) const {
-    const auto* digester = inside_->session->digester();
+    const auto* digester = (*inside_->shards)[0].digester();
     if (digester == nullptr)
-        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->session->uri().address);
+        return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     return digester->opaque(own_key);
 }
 
 Result<Registration> PoolClient::register_buffer(MutableBytes memory) {
-    return inside_->session->register_buffer(memory);
+    return inside_->shards->windows().register_buffer(memory);
 }
 
 void PoolClient::wait_for(const bool& done) {
+    if (done) return;
+    Waiter& waiter = *inside_->shards->environment().waiter;
+    const Instant begin = inside_->now();
     while (!done) {
-        inside_->session->environment().waiter->wait(inside_->session->lanes(), inside_->next_deadline());
+        if (!waiter.spin(inside_->now() - begin))
+            waiter.wait(inside_->shards->lanes(), inside_->next_deadline());
         inside_->progress();
     }
+    waiter.waited(inside_->now() - begin);
 }
 
 namespace {
@@ -203,7 +202,7 @@ std::optional<Error> too_many(std::size_t count) {
 
 Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
                                        const CallOptions& options) {
-    auto call = std::make_shared<MatchCall>(inside_->session, inside_->deadline(options),
+    auto call = std::make_shared<MatchCall>(inside_->shards, inside_->deadline(options),
                                             chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
     inside_->launch(call);
     return Pending<Match>(std::make_shared<Pending<Match>::State>(Pending<Match>::State{std::move(call)}));
@@ -220,29 +219,28 @@ auto pending(std::shared_ptr<CallType> call) {
 }  // namespace
 
 Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
-    auto call =
-        std::make_shared<GetCall>(inside_->session, inside_->deadline(options), items, options.verify);
+    auto call = std::make_shared<GetCall>(inside_->shards, inside_->deadline(options), items, options.verify);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const CallOptions& options) {
-    auto call = std::make_shared<PutCall>(inside_->session, inside_->deadline(options), items);
+    auto call = std::make_shared<PutCall>(inside_->shards, inside_->deadline(options), items);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const CallOptions& options) {
-    auto call = std::make_shared<KeysCall>(inside_->session, inside_->deadline(options), keys, false);
+    auto call = std::make_shared<KeysCall>(inside_->shards, inside_->deadline(options), keys, false);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const CallOptions& options) {
-    auto call = std::make_shared<KeysCall>(inside_->session, inside_->deadline(options), keys, true);
+    auto call = std::make_shared<KeysCall>(inside_->shards, inside_->deadline(options), keys, true);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call);
     return pending(std::move(call));
@@ -279,15 +277,14 @@ Report PoolClient::remove(std::span<const Digest> keys, const CallOptions& optio
 }
 
 Result<std::vector<Statistic>> PoolClient::stats(const CallOptions& options) {
-    auto call =
-        std::make_shared<InfoCall>(inside_->session, inside_->deadline(options), wire::StatsRequest{});
+    auto call = std::make_shared<InfoCall>(inside_->shards, inside_->deadline(options), wire::StatsRequest{});
     inside_->launch(call);
     wait_for(call->done());
     return call->take_stats();
 }
 
 Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, const CallOptions& options) {
-    auto call = std::make_shared<InfoCall>(inside_->session, inside_->deadline(options),
+    auto call = std::make_shared<InfoCall>(inside_->shards, inside_->deadline(options),
                                            wire::List{.cursor = cursor, .limit = limit});
     inside_->launch(call);
     wait_for(call->done());
@@ -304,12 +301,12 @@ Result<int> PoolClient::event_fd() {
         if (!events) return fail(events.error());
         inside_->events = std::move(*events);
     }
-    inside_->events->watch(inside_->session->lanes(), inside_->next_deadline(), inside_->now());
+    inside_->events->watch(inside_->shards->lanes(), inside_->next_deadline(), inside_->now());
     return inside_->events->fd();
 }
 
-Status PoolClient::status() const { return inside_->session->status(); }
+Status PoolClient::status() const { return inside_->shards->status(); }
 
-const NamespaceSpec& PoolClient::spec() const noexcept { return inside_->session->spec(); }
+const NamespaceSpec& PoolClient::spec() const noexcept { return inside_->shards->spec(); }
 
 }  // namespace cmpool::client

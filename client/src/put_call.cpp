@@ -15,15 +15,14 @@ std::uint64_t checksum_of(std::span<const Bytes> pieces) {
 
 }  // namespace
 
-PutCall::PutCall(std::shared_ptr<Session> session, Instant deadline, std::span<const PutItem> items)
-    : ReportCall(std::move(session), deadline, items.size()), items_(items) {
+PutCall::PutCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const PutItem> items)
+    : ReportCall(std::move(shards), deadline, items.size()), items_(items), measured_(items.size()) {
     for (auto& block : report_.blocks) block.outcome = Outcome::Dropped;
 }
 
 bool PutCall::accept(std::uint32_t index) {
-    std::uint64_t length = 0;
+    std::uint64_t& length = measured_[index].length;
     for (const auto& piece : items_[index].from) length += piece.size();
-    lengths_.push_back(length);
     if (length > 0 && length <= model::kBlockBytesMax) return true;
     note({Errc::Invalid, fmt::format("expected a block from 1 byte to {}, saw {} bytes",
                                      format_bytes(model::kBlockBytesMax), length)});
@@ -31,18 +30,35 @@ bool PutCall::accept(std::uint32_t index) {
 }
 
 void PutCall::begin() {
-    std::uint64_t total = 0;
-    for (std::uint32_t index = 0; index < items_.size(); ++index) {
-        if (!accept(index)) continue;
-        accepted_.push_back(index);
-        total += lengths_[index];
+    accepted_ =
+        split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
+    begun();
+    for (std::uint32_t shard = 0; shard < accepted_.size(); ++shard) {
+        std::erase_if(accepted_[shard], [&](std::uint32_t index) { return !accept(index); });
+        if (!accepted_[shard].empty()) begin_shard(shard);
     }
-    if (accepted_.empty()) return end({});
-    if (session().can_pull() || total <= kPutUnaskedBytes) return queue(accepted_);
+    ended();
+}
+
+void PutCall::begin_shard(std::uint32_t shard) {
+    const auto& accepted = accepted_[shard];
+    std::uint64_t total = 0;
+    for (const std::uint32_t index : accepted) total += measured_[index].length;
+    if (shards()[shard].can_pull() || total <= kPutUnaskedBytes) return queue(shard, accepted);
     // Large, and the bytes would travel: ask first what is there already.
     std::vector<Digest> keys;
-    for (const std::uint32_t index : accepted_) keys.push_back(items_[index].key);
-    ask(kWanted, wire::Exists{session().namespace_id(), keys});
+    for (const std::uint32_t index : accepted) keys.push_back(items_[index].key);
+    if (ask(shard, kWanted | shard, wire::Exists{shards()[shard].namespace_id(), keys})) hash_ahead(accepted);
+}
+
+// While the pool looks: most likely it wants them. Not more than its answer takes to come.
+void PutCall::hash_ahead(std::span<const std::uint32_t> items) {
+    std::uint64_t left = kHashAheadBytes;
+    for (const std::uint32_t index : items) {
+        if (measured_[index].length > left) return;
+        left -= measured_[index].length;
+        measured_[index].checksum = checksum_of(items_[index].from);
+    }
 }
 
 void PutCall::over() noexcept {
@@ -50,35 +66,38 @@ void PutCall::over() noexcept {
 }
 
 // Chains are put in the order given, so that parents come first.
-void PutCall::queue(const std::vector<std::uint32_t>& wanted) {
+void PutCall::queue(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     std::uint64_t bytes = kPutChunkBytes;
     const std::size_t first = chunks_.size();
     for (const std::uint32_t index : wanted) {
-        if (bytes + lengths_[index] > kPutChunkBytes || chunks_.size() == first) {
-            chunks_.emplace_back();
+        const std::uint64_t length = measured_[index].length;
+        if (bytes + length > kPutChunkBytes || chunks_.size() == first) {
+            chunks_.push_back({shard, {}, {}});
             bytes = 0;
         }
         chunks_.back().items.push_back(index);
-        bytes += lengths_[index];
+        bytes += length;
     }
-    ++outstanding_;  // so that the call cannot end between two chunks
+    begun();  // so that the call cannot end between two chunks
     send_next();
     ended();
 }
 
 void PutCall::send_next() {
-    // One is counted for whoever called us.
-    while (next_chunk_ < chunks_.size() && outstanding_ <= kPutsInFlight) {
+    while (next_chunk_ < chunks_.size() && in_flight_ < kPutsInFlight) {
         const std::uint64_t part = next_chunk_++;
-        if (!session().can_pull() || !send_pulled(part)) send_payload(part);
+        const bool pulls = shards()[chunks_[part].shard].can_pull();
+        if ((pulls && send_pulled(part)) || send_payload(part)) ++in_flight_;
     }
 }
 
-wire::PutItem PutCall::describe(std::uint32_t index) const {
+wire::PutItem PutCall::describe(std::uint32_t index) {
     const PutItem& item = items_[index];
-    return {.checksum = checksum_of(item.from),
+    auto& [length, checksum] = measured_[index];
+    if (!checksum) checksum = checksum_of(item.from);
+    return {.checksum = *checksum,
             .group = item.group,
-            .length = static_cast<std::uint32_t>(lengths_[index]),
+            .length = static_cast<std::uint32_t>(length),
             .position = item.position,
             .cost_us = item.cost_us,
             .digest = item.key,
@@ -96,7 +115,7 @@ bool PutCall::send_pulled(std::uint64_t part) {
         begin = begin == nullptr ? bytes.data() : std::min(begin, bytes.data());
         end = std::max(end, bytes.data() + bytes.size());
     }
-    auto window = session().window({begin, static_cast<std::size_t>(end - begin)});
+    auto window = shards().windows().over({begin, static_cast<std::size_t>(end - begin)});
     if (!window) return false;
     chunk.window = std::move(*window);
     const MutableBytes memory = chunk.window->bytes();
@@ -106,27 +125,27 @@ bool PutCall::send_pulled(std::uint64_t part) {
         items.back().window_offset =
             static_cast<std::uint64_t>(items_[index].from.front().data() - memory.data());
     }
-    wire::Put put{session().namespace_id(), items, {}};
+    wire::Put put{shards()[chunk.shard].namespace_id(), items, {}};
     put.window.push_back({.bytes = memory.size(),
                           .token = chunk.window->token().value,
                           .descriptor = chunk.window->descriptor().bytes});
-    ask(part, std::move(put));
-    return true;
+    return ask(chunk.shard, part, std::move(put));
 }
 
-void PutCall::send_payload(std::uint64_t part) {
+bool PutCall::send_payload(std::uint64_t part) {
     std::vector<wire::PutItem> items;
     std::vector<Bytes> payload;
-    for (const std::uint32_t index : chunks_[part].items) {
+    const Chunk& chunk = chunks_[part];
+    for (const std::uint32_t index : chunk.items) {
         items.push_back(describe(index));
         payload.insert(payload.end(), items_[index].from.begin(), items_[index].from.end());
     }
-    ask(part, wire::Put{session().namespace_id(), items, {}}, payload);
+    return ask(chunk.shard, part, wire::Put{shards()[chunk.shard].namespace_id(), items, {}}, payload);
 }
 
 void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
     auto& block = report_.blocks[index];
-    block.bytes = static_cast<std::uint32_t>(lengths_[index]);
+    block.bytes = static_cast<std::uint32_t>(measured_[index].length);
     if (outcome == wire::Outcome::Ok) block.outcome = Outcome::Stored;
     if (outcome == wire::Outcome::Present) block.outcome = Outcome::Present;
     if (outcome == wire::Outcome::Refused) {
@@ -139,32 +158,45 @@ void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
     }
 }
 
+void PutCall::lost(std::uint64_t part, const Error& why) {
+    if ((part & kWanted) == 0) --in_flight_;
+    note(why);
+    send_next();
+    ended();
+}
+
 void PutCall::answer(std::uint64_t part, const wire::Body& answer) {
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
-    const std::vector<std::uint32_t> asked = part == kWanted ? accepted_ : chunks_[part].items;
+    const bool wanted = (part & kWanted) != 0;
+    const auto& asked = wanted ? accepted_[part & ~kWanted] : chunks_[part].items;
+    if (!wanted) --in_flight_;
     if (outcomes == nullptr || outcomes->outcomes.size() != asked.size()) {
         note({Errc::Corrupt, "the pool answered something else"});
-        return ended();
+    } else {
+        answered(part, asked, *outcomes);
     }
+    send_next();
+    ended();
+}
+
+void PutCall::answered(std::uint64_t part, std::span<const std::uint32_t> asked,
+                       const wire::Outcomes& outcomes) {
+    const bool wanted = (part & kWanted) != 0;
+    const auto shard = wanted ? static_cast<std::uint32_t>(part & ~kWanted) : chunks_[part].shard;
     std::vector<std::uint32_t> again;
     for (std::size_t at = 0; at < asked.size(); ++at) {
-        const wire::Outcome outcome = outcomes->outcomes[at];
-        if (part == kWanted && outcome == wire::Outcome::Ok) {
+        const wire::Outcome outcome = outcomes.outcomes[at];
+        if (wanted && outcome == wire::Outcome::Ok) {
             stored(asked[at], wire::Outcome::Present);
-        } else if (part == kWanted || outcome == wire::Outcome::NoPull) {
+        } else if (wanted || outcome == wire::Outcome::NoPull) {
             again.push_back(asked[at]);
         } else {
             stored(asked[at], outcome);
         }
     }
-    if (part != kWanted) chunks_[part].window.reset();
-    if (part != kWanted && !again.empty()) session().cannot_pull();
-    if (!again.empty()) {
-        queue(again);
-    } else {
-        send_next();
-    }
-    ended();
+    if (!wanted) chunks_[part].window.reset();
+    if (!wanted && !again.empty()) shards()[shard].cannot_pull();
+    if (!again.empty()) queue(shard, again);
 }
 
 }  // namespace cmpool::client

@@ -19,8 +19,8 @@ bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatc
 
 void Asker::place(std::uint64_t, const wire::Body&, std::vector<MutableBytes>&) {}
 
-Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec)
-    : environment_(std::move(environment)), uri_(std::move(uri)), spec_(std::move(spec)) {
+Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard)
+    : environment_(std::move(environment)), uri_(std::move(uri)), spec_(std::move(spec)), shard_(shard) {
     if (!uri_.tenant.empty()) spec_.tenant = uri_.tenant;
 }
 
@@ -29,41 +29,13 @@ Session::~Session() {
     if (local_) (void)local_->quiesce(kQuiesceLimit);
 }
 
-// Windows are what same-host lanes pull from; over a network payloads travel, and nothing is exposed.
-Result<Registration> Session::register_buffer(MutableBytes memory) {
-    auto state = std::make_shared<Registration::State>();
-    if (environment_.local != nullptr) {
-        auto segment = environment_.local->register_memory(memory, transport::Access::Read);
-        if (!segment) return fail(segment.error());
-        *state = {environment_.local, std::move(*segment)};
-        std::erase_if(registrations_, [](const auto& each) { return each.expired(); });
-        registrations_.push_back(state);
-    }
-    return Registration(std::move(state));
-}
-
-Result<std::shared_ptr<transport::Segment>> Session::window(Bytes memory) {
-    for (const auto& each : registrations_) {
-        const auto state = each.lock();
-        if (state == nullptr) continue;
-        const MutableBytes known = state->segment->bytes();
-        const bool inside =
-            memory.data() >= known.data() && memory.data() + memory.size() <= known.data() + known.size();
-        if (inside) return std::shared_ptr<transport::Segment>(state, state->segment.get());
-    }
-    // A window can be read, never written; the interface has one kind of span for both.
-    const MutableBytes bytes(const_cast<std::byte*>(memory.data()), memory.size());
-    const auto& fabric = environment_.local ? environment_.local : environment_.network;
-    auto segment = fabric->register_memory(bytes, transport::Access::Read);
-    if (!segment) return fail(segment.error());
-    return std::shared_ptr<transport::Segment>(std::move(*segment));
-}
-
-std::vector<transport::Lane*> Session::lanes() const {
-    std::vector<transport::Lane*> lanes;
+void Session::add_lanes(std::vector<transport::Lane*>& lanes) const {
     if (lane_) lanes.push_back(lane_.get());
     if (local_) lanes.push_back(local_.get());
-    return lanes;
+}
+
+void Session::close() {
+    down({{Errc::PeerDown, fmt::format("{} has no shard {} any more", uri_.address, shard_)}, true});
 }
 
 // ---- going on ----
@@ -159,7 +131,7 @@ std::uint64_t Session::send_own(transport::Lane& lane, wire::Body body) {
 }
 
 void Session::greet(transport::Lane& lane) {
-    handshake_id_ = send_own(lane, wire::Hello{.client = "libcmpool"});
+    handshake_id_ = send_own(lane, wire::Hello{.client = "libcmpool", .shard = shard_});
 }
 
 void Session::down(const Failure& failure) {
@@ -354,22 +326,22 @@ void Session::imports_done() {
     become_ready();
 }
 
-bool Session::refresh(Asker& asker) {
+bool Session::refresh(Asker& asker, std::uint64_t part) {
     if (state_ != State::Ready || attachment_ == nullptr || hopeless()) return false;
     // One at a time: memory that is on its way, for somebody who has given up, serves this one too. A
     // question that was never answered is asked anew, and its late answer is not listened to.
     if (refreshing_.empty() && imports_.empty()) attach();
-    refreshing_.push_back(&asker);
+    refreshing_.push_back({&asker, part});
     return true;
 }
 
 void Session::refreshed(const std::optional<Error>& trouble) {
     const auto waiting = std::exchange(refreshing_, {});
-    for (Asker* asker : waiting) {
+    for (const auto& [asker, part] : waiting) {
         if (trouble) {
-            asker->lost(0, *trouble);
+            asker->lost(part, *trouble);
         } else {
-            asker->answer(0, wire::Attached{});
+            asker->answer(part, wire::Attached{});
         }
     }
 }
@@ -422,12 +394,13 @@ void Session::flush() {
     }
 }
 
-void Session::forget(Asker& asker) {
-    std::erase(refreshing_, &asker);
+bool Session::forget(Asker& asker) {
+    bool known = std::erase_if(refreshing_, [&](const Request& each) { return each.asker == &asker; }) > 0;
     bool sending = false;
     for (auto request = requests_.begin(); request != requests_.end();) {
         const auto next = std::next(request);
         if (request->second.asker == &asker) {
+            known = true;
             const std::uint64_t id = request->first;
             if (landing_ == id) lane_->discard_landing();
             std::erase_if(unsent_, [&](const Unsent& unsent) { return unsent.request_id == id; });
@@ -438,6 +411,7 @@ void Session::forget(Asker& asker) {
     }
     // Half a frame cannot be called back: only the end of the lane gives the buffers back now.
     if (sending) down({{Errc::Deadline, fmt::format("{} did not take a put in time", uri_.address)}, false});
+    return known;
 }
 
 void Session::overdue(const Error& why) {

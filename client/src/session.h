@@ -39,25 +39,21 @@ public:
     virtual void lost(std::uint64_t part, const Error& why) = 0;
 };
 
-/// The segment of a registered buffer, and what keeps its fabric alive.
-struct Registration::State {
-    std::shared_ptr<transport::Fabric> fabric;
-    std::unique_ptr<transport::Segment> segment;
-};
-
-/// The connection to one pool server: finds the best lane, opens the namespace, maps what can be
+/// The connection to one shard of a pool server: finds the best lane, opens the namespace, maps what can be
 /// mapped, sends requests and routes answers. It never waits.
 ///
 ///   Threads  one
 class Session final : public transport::Receiver {
 public:
-    Session(Environment environment, PoolUri uri, NamespaceSpec spec);
+    Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard);
     ~Session() override;
 
     /// Moves everything; to be called when a lane has something, and at next_deadline().
     void progress();
     [[nodiscard]] Instant next_deadline() const noexcept;
-    [[nodiscard]] std::vector<transport::Lane*> lanes() const;
+    void add_lanes(std::vector<transport::Lane*>& lanes) const;
+    /// Shards of the server that was last heard of.
+    [[nodiscard]] std::uint32_t shards() const noexcept { return server_.shards; }
 
     [[nodiscard]] bool ready() const noexcept { return state_ == State::Ready; }
     /// Nobody should wait for this pool now.
@@ -74,18 +70,17 @@ public:
     /// Sends a message whose answer nobody waits for; above kUnsentMax it is dropped.
     void tell(wire::Body body);
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
-    /// that still sends from one of them is given up for it.
-    void forget(Asker& asker);
+    /// that still sends from one of them is given up for it. Returns whether there were any.
+    bool forget(Asker& asker);
+    /// Ends the connection for good.
+    void close();
 
     /// Same-host memory; null where there is none.
     [[nodiscard]] const std::shared_ptr<Attachment>& attachment() const noexcept { return attachment_; }
     /// Maps segments that are new since the last time. True when that is under way; false also where
-    /// nobody should wait for it.
-    [[nodiscard]] bool refresh(Asker& asker);
+    /// nobody should wait for it. answer(part, wire::Attached) or lost() follows.
+    [[nodiscard]] bool refresh(Asker& asker, std::uint64_t part);
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
-    /// A segment that the pool may read `memory` from: registered before, or made now.
-    [[nodiscard]] Result<std::shared_ptr<transport::Segment>> window(Bytes memory);
-    [[nodiscard]] Result<Registration> register_buffer(MutableBytes memory);
     void cannot_pull() noexcept { can_pull_ = false; }
 
     [[nodiscard]] const model::Digester* digester() const noexcept {
@@ -154,6 +149,7 @@ private:
     Environment environment_;
     PoolUri uri_;
     NamespaceSpec spec_;
+    std::uint32_t shard_;
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
     Breaker breaker_;
@@ -181,14 +177,13 @@ private:
     std::uint32_t namespace_id_ = 0;
     std::uint64_t lease_bytes_max_ = 0;
     bool can_pull_ = false;
-    std::vector<std::weak_ptr<Registration::State>> registrations_;
 
     std::shared_ptr<Attachment> attachment_;
     wire::Attached attaching_;
     std::vector<Import> imports_;
     std::size_t imports_started_ = 0;
     std::size_t imports_ended_ = 0;
-    std::vector<Asker*> refreshing_;  ///< who waits for new segments
+    std::vector<Request> refreshing_;  ///< who waits for new segments
 };
 
 }  // namespace cmpool::client

@@ -15,6 +15,10 @@ public:
     virtual ~Waiter() = default;
     /// Returns when something may have happened on one of the lanes, or at `until`, or earlier.
     virtual void wait(std::span<transport::Lane* const> lanes, Instant until) = 0;
+    /// Whether to look again at once instead, after so long; if so, others had the processor meanwhile.
+    [[nodiscard]] virtual bool spin(Nanos) { return false; }
+    /// What a call waited for came after so long.
+    virtual void waited(Nanos) {}
 };
 
 /// What a client is given by whoever wires it: all that a test wants to own.

@@ -32,6 +32,7 @@ struct CallOptions {
 struct GetItem {
     Digest key;
     std::span<const MutableBytes> into;
+    std::uint64_t group = 0;  ///< as it was put
 };
 
 /// A block to write, and where its bytes lie, in order.
@@ -40,8 +41,8 @@ struct PutItem {
     std::span<const Bytes> from;
     Digest parent = model::kNoParent;  ///< the block before it; none: it is in no chain, or begins one
     std::uint32_t position = 0;        ///< in its chain
-    std::uint64_t group = 0;           ///< where it is placed; model::group_key() of its chain
-    std::uint32_t cost_us = 0;         ///< what computing it again takes
+    std::uint64_t group = 0;    ///< where it is placed: model::group_key() of its chain; 0: the key's own
+    std::uint32_t cost_us = 0;  ///< what computing it again takes
 };
 
 enum class Outcome : std::uint8_t {
@@ -123,6 +124,7 @@ struct Status {
     std::string local_address;  ///< where the pool says that its own host finds it; a path, or empty
     std::optional<std::uint32_t> pool_uid;  ///< the kernel's word, on the same host
     bool pulls = false;                     ///< the pool reads what is put from this process's memory
+    std::uint32_t shards = 0;
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;

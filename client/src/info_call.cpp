@@ -1,0 +1,76 @@
+#include "calls.h"
+
+#include <algorithm>
+
+namespace cmpool::client {
+namespace {
+
+// A listing's cursor names the shard that it has come to in its highest bits.
+constexpr unsigned kCursorBits = 56;
+constexpr std::uint64_t kCursorMask = (std::uint64_t{1} << kCursorBits) - 1;
+
+/// What does not add up over the shards of a server: they agree, or a client is at each of them.
+bool of_one_shard(std::string_view name) {
+    return name == "segment_bytes" || name == "clients" || name == "domains";
+}
+
+}  // namespace
+
+void InfoCall::begin() {
+    begun();
+    if (auto* list = std::get_if<wire::List>(&question_)) {
+        const auto shard = static_cast<std::uint32_t>(list->cursor >> kCursorBits);
+        if (shard < shards().count()) {
+            list->namespace_id = shards()[shard].namespace_id();
+            list->cursor &= kCursorMask;
+            ask(shard, shard, question_);
+        } else {
+            note({Errc::Invalid, fmt::format("expected a cursor of this pool, saw {}", list->cursor)});
+        }
+    } else {
+        for (std::uint32_t shard = 0; shard < shards().count(); ++shard) ask(shard, shard, question_);
+    }
+    ended();
+}
+
+void InfoCall::answer(std::uint64_t shard, const wire::Body& answer) {
+    if (const auto* stats = std::get_if<wire::Stats>(&answer)) {
+        for (const auto& stat : stats->stats) add(stat);
+    } else if (const auto* listed = std::get_if<wire::Listed>(&answer)) {
+        for (const auto& block : listed->blocks) {
+            listing_.blocks.push_back({block.digest, block.length, block.position, block.age_ms});
+        }
+        if (listed->next_cursor != 0) {
+            listing_.next_cursor = shard << kCursorBits | listed->next_cursor;
+        } else if (shard + 1 < shards().count()) {
+            listing_.next_cursor = (shard + 1) << kCursorBits;
+        }
+    } else {
+        note({Errc::Corrupt, "the pool answered something else"});
+    }
+    ended();
+}
+
+void InfoCall::add(const wire::Stat& stat) {
+    const auto known = std::find_if(stats_.begin(), stats_.end(),
+                                    [&](const Statistic& each) { return each.name == stat.name; });
+    if (known == stats_.end()) {
+        stats_.push_back({stat.name, stat.value});
+    } else if (of_one_shard(stat.name)) {
+        known->value = std::max(known->value, stat.value);
+    } else {
+        known->value += stat.value;
+    }
+}
+
+Result<std::vector<Statistic>> InfoCall::take_stats() {
+    if (trouble_) return fail(*trouble_);
+    return std::move(stats_);
+}
+
+Result<Listing> InfoCall::take_listing() {
+    if (trouble_) return fail(*trouble_);
+    return std::move(listing_);
+}
+
+}  // namespace cmpool::client
