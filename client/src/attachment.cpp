@@ -4,10 +4,19 @@
 #include <atomic>
 #include <cstring>
 
+#include <cmpool/base/units.h>
+
 namespace cmpool::client {
 
 using model::kHeaderBytes;
 using model::kUnitBytes;
+
+namespace {
+
+/// Of a block, what is loaded ahead: the processor sees by itself how it goes on.
+constexpr std::size_t kAheadBytes = 1 * KiB;
+
+}  // namespace
 
 Attachment::Attachment(std::unique_ptr<transport::RemoteSegment> index, MutableBytes index_bytes,
                        unsigned bucket_bits, std::unique_ptr<transport::RemoteSegment> control,
@@ -35,6 +44,12 @@ std::optional<Sighting> Attachment::probe(const model::Digest& digest) const noe
 
 void Attachment::prefetch(const model::Digest& digest) const noexcept {
     model::prefetch(buckets_[model::bucket_of(digest.prefix(), bucket_bits_)]);
+}
+
+void Attachment::prefetch(const Sighting& sighting) const noexcept {
+    const Bytes block = extent(sighting.at);
+    for (std::size_t at = 0; at < std::min(kAheadBytes, block.size()); at += kUnitBytes)
+        __builtin_prefetch(block.data() + at);
 }
 
 Bytes Attachment::extent(const model::Location& at) const noexcept {

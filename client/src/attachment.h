@@ -42,6 +42,8 @@ public:
     [[nodiscard]] std::optional<Sighting> probe(const model::Digest& digest) const noexcept;
     /// Loads what probe() will look at, ahead of need.
     void prefetch(const model::Digest& digest) const noexcept;
+    /// Loads where copy() will begin, ahead of need.
+    void prefetch(const Sighting& sighting) const noexcept;
     /// The block's header and payload; empty while its segment is not mapped here.
     [[nodiscard]] Bytes extent(const model::Location& at) const noexcept;
     [[nodiscard]] bool unchanged(const Sighting& sighting) const noexcept;

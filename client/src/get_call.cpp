@@ -50,19 +50,24 @@ void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t che
 }
 
 void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
-    const auto attachment = shards()[shard].attachment();
+    const auto& attachment = shards()[shard].attachment();
     if (attachment == nullptr) return;  // gone while we asked for segments: misses
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
+    std::vector<std::optional<Sighting>> seen;
+    seen.reserve(wanted.size());
+    for (const std::uint32_t index : wanted) seen.push_back(memory.probe(items_[index].key));
     std::vector<Sighting> touched;
     touched.reserve(wanted.size());
     std::vector<std::uint32_t> unmapped;
     std::vector<std::uint32_t> unseen;
     std::uint64_t stale = 0;
     std::uint64_t bytes = 0;
-    for (const std::uint32_t index : wanted) {
+    for (std::size_t at = 0; at < wanted.size(); ++at) {
+        const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
-        const auto sighting = memory.probe(item.key);
+        if (at + 1 < seen.size() && seen[at + 1]) memory.prefetch(*seen[at + 1]);
+        const auto& sighting = seen[at];
         if (!sighting) {
             unseen.push_back(index);
             continue;

@@ -55,10 +55,10 @@ struct PoolClient::Inside {
     explicit Inside(std::shared_ptr<Shards> its_shards) : shards(std::move(its_shards)) {}
 
     [[nodiscard]] Instant now() const { return shards->environment().clock->now(); }
-    [[nodiscard]] Instant deadline(const CallOptions& options) const {
-        return now() + options.deadline.value_or(shards->uri().deadline);
+    [[nodiscard]] Nanos limit(const CallOptions& options) const {
+        return options.deadline.value_or(shards->uri().deadline);
     }
-    void launch(const std::shared_ptr<Call>& call);
+    void launch(const std::shared_ptr<Call>& call, Instant at);
     void progress();
     void expire();
     [[nodiscard]] Instant next_deadline() const;
@@ -70,8 +70,7 @@ struct PoolClient::Inside {
     std::unique_ptr<EventSet> events;
 };
 
-void PoolClient::Inside::launch(const std::shared_ptr<Call>& call) {
-    const Instant at = now();
+void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
     if (at - looked >= kHealthInterval || !shards->ready()) {
         looked = at;
         shards->progress();
@@ -202,9 +201,10 @@ std::optional<Error> too_many(std::size_t count) {
 
 Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
                                        const CallOptions& options) {
-    auto call = std::make_shared<MatchCall>(inside_->shards, inside_->deadline(options),
+    const Instant at = inside_->now();
+    auto call = std::make_shared<MatchCall>(inside_->shards, at + inside_->limit(options),
                                             chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
-    inside_->launch(call);
+    inside_->launch(call, at);
     return Pending<Match>(std::make_shared<Pending<Match>::State>(Pending<Match>::State{std::move(call)}));
 }
 
@@ -219,30 +219,35 @@ auto pending(std::shared_ptr<CallType> call) {
 }  // namespace
 
 Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
-    auto call = std::make_shared<GetCall>(inside_->shards, inside_->deadline(options), items, options.verify);
+    const Instant at = inside_->now();
+    auto call =
+        std::make_shared<GetCall>(inside_->shards, at + inside_->limit(options), items, options.verify);
     auto wrong = too_many(items.size());
-    wrong ? call->end(wrong) : inside_->launch(call);
+    wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const CallOptions& options) {
-    auto call = std::make_shared<PutCall>(inside_->shards, inside_->deadline(options), items);
+    const Instant at = inside_->now();
+    auto call = std::make_shared<PutCall>(inside_->shards, at + inside_->limit(options), items);
     auto wrong = too_many(items.size());
-    wrong ? call->end(wrong) : inside_->launch(call);
+    wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const CallOptions& options) {
-    auto call = std::make_shared<KeysCall>(inside_->shards, inside_->deadline(options), keys, false);
+    const Instant at = inside_->now();
+    auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, false);
     auto wrong = too_many(keys.size());
-    wrong ? call->end(wrong) : inside_->launch(call);
+    wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending(std::move(call));
 }
 
 Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const CallOptions& options) {
-    auto call = std::make_shared<KeysCall>(inside_->shards, inside_->deadline(options), keys, true);
+    const Instant at = inside_->now();
+    auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, true);
     auto wrong = too_many(keys.size());
-    wrong ? call->end(wrong) : inside_->launch(call);
+    wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending(std::move(call));
 }
 
@@ -277,16 +282,19 @@ Report PoolClient::remove(std::span<const Digest> keys, const CallOptions& optio
 }
 
 Result<std::vector<Statistic>> PoolClient::stats(const CallOptions& options) {
-    auto call = std::make_shared<InfoCall>(inside_->shards, inside_->deadline(options), wire::StatsRequest{});
-    inside_->launch(call);
+    const Instant at = inside_->now();
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), wire::StatsRequest{});
+    inside_->launch(call, at);
     wait_for(call->done());
     return call->take_stats();
 }
 
 Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, const CallOptions& options) {
-    auto call = std::make_shared<InfoCall>(inside_->shards, inside_->deadline(options),
+    const Instant at = inside_->now();
+    auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
                                            wire::List{.cursor = cursor, .limit = limit});
-    inside_->launch(call);
+    inside_->launch(call, at);
     wait_for(call->done());
     return call->take_listing();
 }

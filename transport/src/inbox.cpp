@@ -1,5 +1,6 @@
 #include "inbox.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -26,11 +27,11 @@ Inbox::Filled filled(ssize_t got, std::size_t asked) noexcept {
 
 }  // namespace
 
-Inbox::Filled Inbox::fill(int socket) noexcept {
+Inbox::Filled Inbox::fill(int socket, std::size_t most) noexcept {
     std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
     end_ -= begin_;
     begin_ = 0;
-    iovec slice{buffer_.get() + end_, kInboxBytes - end_};
+    iovec slice{buffer_.get() + end_, std::min(most, kInboxBytes - end_)};
     alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kFdsPerCall)> space;
     msghdr message{};
     message.msg_iov = &slice;

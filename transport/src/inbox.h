@@ -31,8 +31,9 @@ public:
 
     [[nodiscard]] Bytes unread() const noexcept { return {buffer_.get() + begin_, end_ - begin_}; }
     void consume(std::size_t bytes) noexcept { begin_ += bytes; }
-    /// One recv into the buffer, which moves what is unread to its front: views into it die.
-    [[nodiscard]] Filled fill(int socket) noexcept;
+    /// One recv of at most `most` bytes into the buffer, which moves what is unread to its front: views
+    /// into it die.
+    [[nodiscard]] Filled fill(int socket, std::size_t most) noexcept;
     /// One readv to where the bytes belong; views into the buffer stay valid.
     [[nodiscard]] static Filled fill(int socket, Landing& landing, std::uint64_t bytes) noexcept;
     /// The next descriptor that came along; none when the peer sent none.

@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::uint64_t kReceiveBytesMax = 4 * MiB;
 constexpr std::size_t kReceiveMessagesMax = 64;
+constexpr std::uint64_t kLargePayloadBytes = 16 * KiB;
+constexpr std::size_t kHeadsBytes = 2 * KiB;         // most heads are shorter
 constexpr std::size_t kBigHeadKeptBytes = 64 * KiB;  // a larger buffer is given back after use
 
 std::optional<Errc> status_error(std::uint16_t status) noexcept {
@@ -57,7 +59,11 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
 }
 
 Inbox::Filled StreamLane::fill() {
-    if (stage_ != Stage::Payload || landing_ == nullptr) return inbox_.fill(socket_.get());
+    if (stage_ != Stage::Payload || landing_ == nullptr) {
+        // After a large payload comes another: what the inbox takes of it would be copied twice.
+        const bool large = header_.payload_bytes >= kLargePayloadBytes;
+        return inbox_.fill(socket_.get(), large ? kHeadsBytes : Inbox::kInboxBytes);
+    }
     const auto filled = Inbox::fill(socket_.get(), *landing_, payload_left_);
     payload_left_ -= filled.bytes;
     return filled;
