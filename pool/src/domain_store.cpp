@@ -180,12 +180,12 @@ void DomainStore::abort(ExtentId id) {
     map_.free(id);
 }
 
-Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum) {
+Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum, std::optional<std::uint64_t> seen) {
     const BlockSpec spec = specs_.at(id);
     model::BlockHeader& head = header(map_[id]);
     // What was said at begin() counts, not what the memory says by now.
     head = {.digest = spec.digest, .length = spec.length};
-    const bool intact = model::checksum(payload(map_[id])) == checksum;
+    const bool intact = (seen ? *seen : model::checksum(payload(map_[id]))) == checksum;
     const bool present = find(spec.digest) != kNoExtent;
     // Another block with the same 64 bits, or this one with a damaged header, would hide it for ever.
     const ExtentId other = index_.find(spec.digest.prefix());

@@ -80,8 +80,10 @@ public:
         MutableBytes payload;
     };
     [[nodiscard]] Begun begin(const BlockSpec& spec);
-    /// Makes the block visible if its payload has this checksum; Present: somebody was faster.
-    wire::Outcome commit(ExtentId extent, std::uint64_t checksum);
+    /// Makes the block visible if its payload has this checksum; Present: somebody was faster. `seen` is
+    /// the checksum of the payload that has landed, where somebody has summed it up already.
+    wire::Outcome commit(ExtentId extent, std::uint64_t checksum,
+                         std::optional<std::uint64_t> seen = std::nullopt);
     void abort(ExtentId extent);
 
     // ---- reading ----

@@ -151,6 +151,10 @@ void Peer::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes, std:
     server.place(*this, head, payload_bytes, into);
 }
 
+void Peer::landed(transport::Lane&, std::uint64_t bytes) {
+    if (landing != nullptr) landing->sum_up(bytes);
+}
+
 void Peer::message(transport::Lane&, Bytes head, std::uint64_t) { server.message(*this, head); }
 
 // Only puts have payloads. Anything else is read and dropped, and message() answers it.
@@ -165,10 +169,13 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
     peer.landing = begin_put(peer, message->request_id, ask);
     if (peer.landing == nullptr) return;
     auto item = peer.landing->items.begin();
+    std::uint64_t begins = 0;
     for (std::size_t index = 0; index < ask.items.size(); ++index) {
         const bool wanted = item != peer.landing->items.end() && item->index == index;
+        if (wanted) item->begins = begins;
         into.push_back(wanted ? item++->payload
                               : MutableBytes(static_cast<std::byte*>(nullptr), ask.items[index].length));
+        begins += ask.items[index].length;
     }
 }
 

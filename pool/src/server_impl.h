@@ -18,6 +18,8 @@ namespace cmpool::pool {
 
 /// Most puts of one client that wait for their bytes at once; one more is answered with Again.
 inline constexpr std::size_t kPutsPerPeerMax = 16;
+/// Bytes that are read from a client at once: what fits a core's own cache is summed up there.
+inline constexpr std::uint64_t kPullBytes = 256 * KiB;
 /// Payload of one answer; blocks beyond it are answered with Later.
 inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
 /// Namespaces that one client has open at once.
@@ -41,13 +43,26 @@ struct IncomingPut {
         std::uint64_t checksum;
         std::uint64_t window_offset;
         MutableBytes payload;
+        std::uint64_t begins = 0;           ///< where its bytes begin among those that come
+        std::optional<std::uint64_t> seen;  ///< the checksum of what came
     };
+    /// Sums up what has come so far, while it is still in the processor's cache.
+    void sum_up(std::uint64_t bytes);
+
     std::uint64_t request_id = 0;
-    std::uint64_t cookie = 0;  ///< of its import and its reads; they come back in order of posting
+    std::uint64_t cookie = 0;  ///< of its import and its reads
     DomainStore* store = nullptr;
     std::vector<wire::Outcome> outcomes;
     std::vector<Item> items;
+    std::size_t summing = 0;  ///< the item that is being summed up
+    std::uint64_t summed = 0;
+    std::unique_ptr<model::ChecksumStream> sum;
+
+    // Pulled:
     std::unique_ptr<transport::RemoteSegment> window;
+    std::size_t reading = 0;  ///< the item that is read next, from `read` on
+    std::uint64_t read = 0;
+    std::uint64_t bytes_posted = 0;
     std::size_t reads_posted = 0;
     std::size_t reads_done = 0;
     bool failed = false;
@@ -72,6 +87,7 @@ struct Peer final : transport::Receiver {
         : server(owner), id(peer_id), lane(std::move(its_lane)) {}
     void place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
                std::vector<MutableBytes>& into) override;
+    void landed(transport::Lane&, std::uint64_t bytes) override;
     void message(transport::Lane&, Bytes head, std::uint64_t payload_bytes) override;
 
     ServerImpl& server;

@@ -12,6 +12,23 @@ using wire::Outcome;
 // write (the lane lands a payload, or we read the client's memory), commit (the block can be found).
 // Nothing of it is visible before the commit, and whatever breaks before gives the space back.
 
+void IncomingPut::sum_up(std::uint64_t bytes) {
+    for (; summing < items.size() && bytes > items[summing].begins; ++summing, summed = 0) {
+        Item& item = items[summing];
+        const auto here = std::min<std::uint64_t>(bytes - item.begins, item.payload.size());
+        if (summed == 0 && here == item.payload.size()) {
+            item.seen = model::checksum(item.payload);
+            continue;
+        }
+        if (sum == nullptr) sum = std::make_unique<model::ChecksumStream>();
+        if (summed == 0) sum->reset();
+        sum->update(item.payload.subspan(summed, here - summed));
+        summed = here;
+        if (summed < item.payload.size()) return;
+        item.seen = sum->digest();
+    }
+}
+
 std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id, const wire::Put& ask) {
     const auto space = std::find_if(peer.namespaces.begin(), peer.namespaces.end(), [&](const auto& each) {
         return each.record.namespace_id == ask.namespace_id;
@@ -36,7 +53,11 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
              .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position});
         put->outcomes[index] = begun.refused.value_or(Outcome::Ok);
         if (begun.refused) continue;
-        put->items.push_back({index, begun.extent, item.checksum, item.window_offset, begun.payload});
+        put->items.push_back({.index = index,
+                              .extent = begun.extent,
+                              .checksum = item.checksum,
+                              .window_offset = item.window_offset,
+                              .payload = begun.payload});
     }
     // Whoever computed a block again has just used it: it must not be the next to go. From the last to
     // the first, so that a parent stays warmer than what hangs on it.
@@ -67,6 +88,11 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Put& ask) {
 
 void ServerImpl::begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const wire::Grant& window) {
     if (put->items.empty()) return finish_put(peer, *put);
+    std::uint64_t begins = 0;
+    for (auto& item : put->items) {
+        item.begins = begins;
+        begins += item.payload.size();
+    }
     put->cookie = next_cookie_++;
     const auto started = peer.lane->import({window.descriptor}, {window.token}, put->cookie);
     if (!started) {
@@ -76,21 +102,37 @@ void ServerImpl::begin_pull(Peer& peer, std::unique_ptr<IncomingPut> put, const 
     peer.puts.push_back(std::move(put));
 }
 
+// The next kPullBytes; the rest when these have come and are summed up.
 void ServerImpl::post_reads(Peer& peer, IncomingPut& put) {
-    const std::size_t first = put.reads_posted;
-    const std::size_t count = std::min(put.items.size() - first, peer.lane->free_slots());
-    if (count == 0) return;
+    std::vector<MutableBytes> pieces;
     std::vector<transport::Op> ops;
-    for (auto& item : std::span(put.items).subspan(first, count)) {
+    const std::size_t count_max = std::min(put.items.size() - put.reading, peer.lane->free_slots());
+    pieces.reserve(count_max);
+    std::uint64_t bytes = 0;
+    for (std::size_t at = put.reading; ops.size() < count_max && bytes < kPullBytes; ++at) {
+        const auto& item = put.items[at];
+        const std::uint64_t from = at == put.reading ? put.read : 0;
+        pieces.push_back(
+            item.payload.subspan(from, std::min(item.payload.size() - from, kPullBytes - bytes)));
+        bytes += pieces.back().size();
         ops.push_back({.kind = transport::OpKind::Read,
                        .remote = put.window.get(),
-                       .offset = item.window_offset,
-                       .scatter = {&item.payload, 1},
+                       .offset = item.window_offset + from,
+                       .scatter = {&pieces.back(), 1},
                        .cookie = put.cookie});
     }
+    if (ops.empty()) return;
     const auto posted = peer.lane->post(ops);
-    if (posted) put.reads_posted += *posted;
     if (!posted && posted.error().code != Errc::Again) put.failed = true;
+    if (!posted) return;
+    put.reads_posted += *posted;
+    for (const auto& piece : std::span(pieces).first(*posted)) {
+        put.bytes_posted += piece.size();
+        put.read += piece.size();
+        if (put.read < put.items[put.reading].payload.size()) continue;
+        ++put.reading;
+        put.read = 0;
+    }
 }
 
 void ServerImpl::put_completion(Peer& peer, const transport::Completion& done) {
@@ -112,10 +154,13 @@ void ServerImpl::put_completion(Peer& peer, const transport::Completion& done) {
 void ServerImpl::advance_puts(Peer& peer) {
     for (std::size_t at = 0; at < peer.puts.size();) {
         IncomingPut& put = *peer.puts[at];
-        if (!put.failed && put.window != nullptr) post_reads(peer, put);
+        const auto reading = [&put] { return put.reads_done < put.reads_posted; };
+        if (!put.failed && put.window != nullptr && !reading()) {
+            put.sum_up(put.bytes_posted);
+            post_reads(peer, put);
+        }
         // Memory that a read may still fill is given back only when that read has ended.
-        const bool reading = put.reads_done < put.reads_posted;
-        if (reading || (!put.failed && put.reads_done < put.items.size())) {
+        if (reading() || (!put.failed && put.reading < put.items.size())) {
             ++at;
             continue;
         }
@@ -137,8 +182,9 @@ void ServerImpl::abort_put(IncomingPut& put) {
 }
 
 void ServerImpl::finish_put(Peer& peer, IncomingPut& put) {
+    put.sum_up(UINT64_MAX);
     for (const auto& item : put.items) {
-        put.outcomes[item.index] = put.store->commit(item.extent, item.checksum);
+        put.outcomes[item.index] = put.store->commit(item.extent, item.checksum, item.seen);
         if (put.outcomes[item.index] == Outcome::Ok) counts_.put_bytes += item.payload.size();
     }
     put.items.clear();

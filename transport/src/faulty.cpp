@@ -89,6 +89,7 @@ private:
     void place(Lane&, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into) override {
         outer_->place(*this, head, payload_bytes, into);
     }
+    void landed(Lane&, std::uint64_t bytes) override { outer_->landed(*this, bytes); }
     void message(Lane&, Bytes head, std::uint64_t payload_bytes) override {
         outer_->message(*this, head, payload_bytes);
     }

@@ -49,6 +49,8 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
         // All that is buffered is handled now: nothing else would say that it is there.
         while (advance(receiver)) {
         }
+        if (stage_ == Stage::Payload && header_.kind == FrameKind::Message)
+            receiver.landed(*this, header_.payload_bytes - payload_left_);
         drained_ = filled.short_read && messages_ > 0;
         if (ended_ || drained_) break;
     }

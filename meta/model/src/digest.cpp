@@ -69,12 +69,14 @@ struct alignas(64) ChecksumStream::State {
     XXH3_state_t xxh3;
 };
 
-ChecksumStream::ChecksumStream() : state_(std::make_unique<State>()) { XXH3_64bits_reset(&state_->xxh3); }
+ChecksumStream::ChecksumStream() : state_(std::make_unique<State>()) { reset(); }
 ChecksumStream::~ChecksumStream() = default;
 
 void ChecksumStream::update(Bytes piece) noexcept {
     XXH3_64bits_update(&state_->xxh3, piece.data(), piece.size());
 }
+
+void ChecksumStream::reset() noexcept { XXH3_64bits_reset(&state_->xxh3); }
 
 std::uint64_t ChecksumStream::digest() const noexcept { return XXH3_64bits_digest(&state_->xxh3); }
 

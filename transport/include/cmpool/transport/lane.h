@@ -24,6 +24,9 @@ public:
     /// until message(), discard_landing(), or until the lane has failed.
     virtual void place(Lane& lane, Bytes head, std::uint64_t payload_bytes,
                        std::vector<MutableBytes>& into) = 0;
+    /// So many bytes of the payload have landed so far, where place() said: whoever has to look at them
+    /// may do so while more is on its way. May be called any number of times, or never.
+    virtual void landed(Lane& /*lane*/, std::uint64_t /*bytes*/) {}
     /// The payload has landed where place() said.
     virtual void message(Lane& lane, Bytes head, std::uint64_t payload_bytes) = 0;
 };

@@ -85,6 +85,8 @@ public:
     ChecksumStream& operator=(const ChecksumStream&) = delete;
     void update(Bytes piece) noexcept;
     [[nodiscard]] std::uint64_t digest() const noexcept;
+    /// As if it were new.
+    void reset() noexcept;
 
 private:
     struct State;
