@@ -71,10 +71,12 @@ void Shards::overdue(const Error& why) {
 Status Shards::status() const {
     Status status = sessions_.front()->status();
     status.shards = count_;
-    for (std::uint32_t shard = 1; shard < count_ && status.ready; ++shard) {
-        const Status other = sessions_[shard]->status();
-        if (!other.ready) status.trouble = other.trouble;
-        status.ready = other.ready;
+    for (std::uint32_t shard = 0; shard < count_; ++shard) {
+        const Session& session = *sessions_[shard];
+        if (session.attachment() != nullptr) ++status.shards_mapped;
+        if (session.ready() && !session.hopeless()) continue;
+        status.ready = false;
+        status.trouble = session.trouble();
     }
     return status;
 }

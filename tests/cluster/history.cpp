@@ -137,7 +137,8 @@ void History::get(ClientHost& client, const Space& own, Space& named, std::vecto
         auto& buffer = call.buffers.emplace_back(bytes - std::min(bytes, short_by));
         call.into.push_back(cut(buffer.inside(), pieces));
     }
-    for (std::size_t at = 0; at < call.keys.size(); ++at) call.gets.push_back({call.keys[at], call.into[at]});
+    for (std::size_t at = 0; at < call.keys.size(); ++at)
+        call.gets.push_back({call.keys[at], call.into[at], named.blocks[call.blocks[at]].group});
     call.report = client.pool().start_get(call.gets, {.deadline = {}, .verify = verify});
     begun(call);
 }

@@ -66,7 +66,7 @@ ServerHost::ServerHost(SimWorld& world, ServerOptions options, std::uint64_t see
 
 ServerHost::~ServerHost() {
     world_.on_wake(kPoolHost, {});
-    server_.reset();
+    shards_.clear();
 }
 
 void ServerHost::start() {
@@ -79,13 +79,17 @@ void ServerHost::start() {
         REQUIRE(listener);
         listeners_.push_back(std::move(*listener));
     }
-    auto server = pool::Server::create({.capacity_bytes = options_.capacity_bytes,
-                                        .segment_bytes = 1 * MiB,
-                                        .prefault = false,
-                                        .local_address = kPoolSocket},
-                                       world_.clock(), entropy_, *memory_, *directory_, processes_);
-    REQUIRE(server);
-    server_ = std::move(*server);
+    for (std::uint32_t shard = 0; shard < options_.shards; ++shard) {
+        auto server = pool::Server::create({.capacity_bytes = options_.capacity_bytes,
+                                            .segment_bytes = 1 * MiB,
+                                            .prefault = false,
+                                            .local_address = kPoolSocket,
+                                            .shard = shard,
+                                            .shards = options_.shards},
+                                           world_.clock(), entropy_, *memory_, *directory_, processes_);
+        REQUIRE(server);
+        shards_.push_back({std::move(*server), {}});
+    }
     tick(run_);
 }
 
@@ -93,9 +97,8 @@ void ServerHost::crash() {
     if (!running()) return;
     ++run_;
     world_.crash(kPoolHost);
-    server_.reset();
+    shards_.clear();
     listeners_.clear();
-    peers_.clear();
     memory_.reset();
     network_.reset();
 }
@@ -113,23 +116,34 @@ void ServerHost::wake() {
     if (!running() || frozen_) return;
     for (const auto& listener : listeners_) {
         while (auto lane = listener->accept()) {
-            if (const auto id = server_->add(std::move(*lane))) peers_.push_back(*id);
+            if (const auto id = shards_[0].server->add(std::move(*lane))) shards_[0].peers.push_back(*id);
         }
     }
     for (bool busy = true; busy;) {
         busy = false;
-        std::erase_if(peers_, [&](const auto id) {
-            const auto served = server_->serve(id);
-            busy = busy || served.busy;
-            return !served.alive;
-        });
+        for (auto& shard : shards_) busy = serve(shard) || busy;
     }
+}
+
+bool ServerHost::serve(Shard& shard) {
+    bool busy = false;
+    std::erase_if(shard.peers, [&](const auto id) {
+        const auto served = shard.server->serve(id);
+        busy = busy || served.busy;
+        if (!served.moves_to) return !served.alive;
+        Shard& other = shards_[*served.moves_to];
+        if (const auto there = other.server->welcome(shard.server->give_away(id)))
+            other.peers.push_back(*there);
+        busy = true;
+        return true;
+    });
+    return busy;
 }
 
 void ServerHost::tick(std::uint64_t run) {
     if (run != run_ || !running()) return;
     if (!frozen_) {
-        server_->tick();
+        for (const auto& shard : shards_) shard.server->tick();
         wake();
     }
     world_.at(world_.clock().now() + pool::kTickInterval, [this, run] { tick(run); });
@@ -142,12 +156,25 @@ void ServerHost::answered(std::uint64_t run, const pool::Directory::OpenDone& do
     wake();
 }
 
-std::uint64_t ServerHost::stat(std::string_view name) const {
-    for (const auto& stat : server_->stats()) {
-        if (stat.name == name) return stat.value;
+std::string ServerHost::check_invariants() const {
+    for (const auto& shard : shards_) {
+        if (auto broken = shard.server->check_invariants(); !broken.empty()) return broken;
     }
-    FAIL("no such statistic: ", std::string(name));
-    return 0;
+    return {};
+}
+
+std::uint64_t ServerHost::stat(std::string_view name) const {
+    std::uint64_t sum = 0;
+    std::size_t known = 0;
+    for (const auto& shard : shards_) {
+        for (const auto& stat : shard.server->stats()) {
+            if (stat.name != name) continue;
+            ++known;
+            sum += stat.value;
+        }
+    }
+    REQUIRE_MESSAGE(known == shards_.size(), "no such statistic: ", std::string(name));
+    return sum;
 }
 
 }  // namespace cmpool::testing

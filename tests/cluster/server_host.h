@@ -23,7 +23,8 @@ inline constexpr const char* kPoolAddress = "pool:7411";
 inline constexpr const char* kPoolSocket = "pool.sock";
 
 struct ServerOptions {
-    std::uint64_t capacity_bytes = 2 * MiB;
+    std::uint64_t capacity_bytes = 2 * MiB;  ///< of each shard
+    std::uint32_t shards = 1;
     double slow_directory = 0;  ///< how often the controller takes its time
     Nanos directory_delay{0};   ///< at most so much
     /// Test-only seam: stands between the server and its memory.
@@ -59,19 +60,26 @@ public:
     void crash();
     void restart();
     void freeze(bool frozen);
-    [[nodiscard]] bool running() const noexcept { return server_ != nullptr; }
+    [[nodiscard]] bool running() const noexcept { return !shards_.empty(); }
     [[nodiscard]] bool frozen() const noexcept { return frozen_; }
 
     [[nodiscard]] SimProcesses& processes() noexcept { return processes_; }
     [[nodiscard]] meta::Controller& controller() noexcept { return *controller_; }
-    [[nodiscard]] pool::Server& server() noexcept { return *server_; }
+    [[nodiscard]] std::uint32_t shards() const noexcept { return options_.shards; }
+    [[nodiscard]] std::string check_invariants() const;
+    /// Summed over the shards.
     [[nodiscard]] std::uint64_t stat(std::string_view name) const;
 
 private:
     class Directory;
+    struct Shard {
+        std::unique_ptr<pool::Server> server;
+        std::vector<pool::Server::PeerId> peers;
+    };
 
     void start();
     void wake();
+    [[nodiscard]] bool serve(Shard& shard);
     void tick(std::uint64_t run);
     void answered(std::uint64_t run, const pool::Directory::OpenDone& done,
                   Result<model::NamespaceRecord> record);
@@ -86,8 +94,7 @@ private:
     std::unique_ptr<transport::Fabric> memory_;
     std::unique_ptr<transport::Fabric> network_;
     std::vector<std::unique_ptr<transport::Listener>> listeners_;
-    std::unique_ptr<pool::Server> server_;
-    std::vector<pool::Server::PeerId> peers_;
+    std::vector<Shard> shards_;
     std::uint64_t run_ = 0;
     bool frozen_ = false;
 };

@@ -44,6 +44,7 @@ Scene Scene::kind(std::uint64_t seed) {
 Scene Scene::draw(std::uint64_t seed) {
     Scene scene = kind(seed);
     Rng rng = scene_rng(~seed);
+    if (rng.chance(0.3)) scene.server.shards = 2 + static_cast<std::uint32_t>(rng.below(2));
     if (rng.chance(0.25)) return scene;
     scene.expectations = {};
     scene.removes = rng.chance(0.5);
@@ -89,7 +90,7 @@ bool SimCluster::step() {
     ++steps_;
     history_.check();
     if (steps_ % kInvariantsEvery == 0 && server_.running()) {
-        if (auto broken = server_.server().check_invariants(); !broken.empty()) history_.blame(broken);
+        if (auto broken = server_.check_invariants(); !broken.empty()) history_.blame(broken);
     }
     if (steps_ == kStepsMax) history_.blame("the world does not come to rest");
     return history_.wrong().empty();
@@ -140,17 +141,17 @@ void SimCluster::prove_life() {
 }
 
 void SimCluster::check_left_over() {
-    if (auto broken = server_.server().check_invariants(); !broken.empty()) return history_.blame(broken);
+    if (auto broken = server_.check_invariants(); !broken.empty()) return history_.blame(broken);
     for (const char* name : {"leases", "leased_bytes", "doomed_bytes", "writing_bytes"}) {
         if (const auto left = server_.stat(name); left != 0)
             history_.blame(fmt::format("{} {} are left over", left, name));
     }
-    const auto pages =
-        static_cast<std::uint64_t>(std::count_if(engines_.begin(), engines_.end(), [](const auto& engine) {
-            return engine->client.alive() && engine->client.pool().status().transport == "shm";
-        }));
+    std::uint64_t pages = 0;
+    for (const auto& engine : engines_) {
+        if (engine->client.alive()) pages += engine->client.pool().status().shards_mapped;
+    }
     if (const auto seen = server_.stat("client_pages"); seen != pages)
-        history_.blame(fmt::format("{} pages for {} clients that map the memory", seen, pages));
+        history_.blame(fmt::format("{} pages for {} shards that clients map", seen, pages));
 }
 
 // ---- what clients do ----

@@ -55,7 +55,7 @@ struct Stage {
         for (const std::size_t block : blocks) buffers.emplace_back(space.blocks[block].bytes.size());
         for (auto& buffer : buffers) pieces.emplace_back(buffer);
         for (std::size_t at = 0; at < blocks.size(); ++at)
-            items.push_back({space.blocks[blocks[at]].key, {&pieces[at], 1}});
+            items.push_back({space.blocks[blocks[at]].key, {&pieces[at], 1}, space.blocks[blocks[at]].group});
         auto report = finish(client, client.pool().start_get(items));
         for (std::size_t at = 0; at < blocks.size(); ++at) {
             if (report.blocks[at].outcome == client::Outcome::Hit)

@@ -125,6 +125,7 @@ struct Status {
     std::optional<std::uint32_t> pool_uid;  ///< the kernel's word, on the same host
     bool pulls = false;                     ///< the pool reads what is put from this process's memory
     std::uint32_t shards = 0;
+    std::uint32_t shards_mapped = 0;  ///< whose memory is read without a message
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
