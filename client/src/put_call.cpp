@@ -21,12 +21,22 @@ PutCall::PutCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<con
 }
 
 bool PutCall::accept(std::uint32_t index) {
+    const PutItem& item = items_[index];
     std::uint64_t& length = measured_[index].length;
-    for (const auto& piece : items_[index].from) length += piece.size();
-    if (length > 0 && length <= model::kBlockBytesMax) return true;
-    note({Errc::Invalid, fmt::format("expected a block from 1 byte to {}, saw {} bytes",
-                                     format_bytes(model::kBlockBytesMax), length)});
-    return false;
+    for (const auto& piece : item.from) length += piece.size();
+    if (length == 0 || length > model::kBlockBytesMax) {
+        note({Errc::Invalid, fmt::format("expected a block from 1 byte to {}, saw {} bytes",
+                                         format_bytes(model::kBlockBytesMax), length)});
+        return false;
+    }
+    // By its own key it would lie where its parent is not, and where nobody looks for it.
+    if (item.group == 0 && item.position > 0 && shards().spec().group_blocks > 1) {
+        note({Errc::Invalid, fmt::format("expected the group of the block at position {} of its chain, as "
+                                         "model::group_key() gives it, saw none",
+                                         item.position)});
+        return false;
+    }
+    return true;
 }
 
 void PutCall::begin() {

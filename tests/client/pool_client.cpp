@@ -35,7 +35,8 @@ void put_chain(client::PoolClient& pool, std::span<const client::Digest> keys, s
         items.push_back({.key = keys[index],
                          .from = {&views[index], 1},
                          .parent = index == 0 ? model::kNoParent : keys[index - 1],
-                         .position = static_cast<std::uint32_t>(index)});
+                         .position = static_cast<std::uint32_t>(index),
+                         .group = testing::group_of(pool, keys, index)});
     }
     const auto report = pool.put(items);
     CHECK(report.count(Outcome::Stored) == keys.size());
@@ -408,7 +409,16 @@ TEST_CASE("a child whose parent the pool does not hold is dropped, and the reaso
         const auto keys = testing::chain_of(*pool, 3);
         const auto block = pattern(100, 1);
         const Bytes whole(block);
-        const PutItem child{.key = keys[2], .from = {&whole, 1}, .parent = keys[1], .position = 2};
+        const PutItem child{.key = keys[2],
+                            .from = {&whole, 1},
+                            .parent = keys[1],
+                            .position = 2,
+                            .group = testing::group_of(*pool, keys, 2)};
+        PutItem nowhere = child;
+        nowhere.group = 0;
+        const auto misplaced = pool->put({&nowhere, 1});
+        REQUIRE(misplaced.trouble);
+        CHECK(misplaced.trouble->code == Errc::Invalid);
         const auto report = pool->put({&child, 1});
         CHECK(report.blocks.front().outcome == Outcome::Dropped);
         REQUIRE(report.trouble);

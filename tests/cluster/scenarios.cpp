@@ -1,5 +1,9 @@
 #include "stage.h"
 
+#include <algorithm>
+#include <set>
+
+#include <cmpool/model/placement.h>
 #include <cmpool/wire/messages.h>
 
 // Stories of one fault each, told to the end.
@@ -123,6 +127,66 @@ TEST_CASE("over mapped memory a match and a get send no message") {
     CHECK(stage.server.stat("messages_Attach") == attaches);
     CHECK(stage.server.stat("match_calls") == 101);
     CHECK(stage.server.stat("get_hits") == 100 * chain.size());
+}
+
+TEST_CASE("a chain that lies on three shards is matched, held and read as one") {
+    Stage stage({.capacity_bytes = 2 * MiB, .shards = 3},
+                {.chains = 1, .chain_blocks_max = 40, .opaque = 0, .block_bytes_max = 4096});
+    const auto chain = stage.space.chains[0];
+    std::set<std::uint32_t> shards;
+    for (const std::size_t block : chain) shards.insert(model::shard_of(stage.space.blocks[block].group, 3));
+    REQUIRE(shards.size() == 3);
+    for (const bool mapped : {true, false}) {
+        ClientHost& client = stage.client(mapped ? "near" : "far", mapped);
+        CHECK(client.pool().status().shards == 3);
+        CHECK(client.pool().status().shards_mapped == (mapped ? 3 : 0));
+        const auto put = stage.put(client, chain);
+        CHECK(put.count(Outcome::Stored) + put.count(Outcome::Present) == chain.size());
+        const auto match = stage.match(client, chain, 1000);
+        CHECK(match.blocks() == chain.size());
+        CHECK(match.leased());
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+        for (std::size_t at = 0; at < chain.size() && mapped; ++at) {
+            const auto view = match.view(at);
+            REQUIRE(view);
+            CHECK(std::ranges::equal(*view, stage.space.blocks[chain[at]].bytes));
+        }
+    }
+    CHECK(stage.server.stat("blocks") == chain.size());
+}
+
+TEST_CASE("a run ends where one shard's ends, and what others hold behind it is let go") {
+    Stage stage({.capacity_bytes = 2 * MiB, .shards = 3},
+                {.chains = 1, .chain_blocks_max = 40, .opaque = 0, .block_bytes_max = 4096});
+    const auto chain = stage.space.chains[0];
+    for (const bool mapped : {true, false}) {
+        ClientHost& client = stage.client(mapped ? "near" : "far", mapped);
+        (void)stage.put(client, chain);
+        const std::size_t gap = chain.size() / 2;
+        const auto key = stage.space.blocks[chain[gap]].key;
+        REQUIRE(stage.finish(client, client.pool().start_remove({&key, 1})).count(Outcome::Hit) == 1);
+        auto match = stage.match(client, chain, 1000);
+        CHECK(match.blocks() == gap);
+        CHECK(match.leased());
+        match.release();
+        stage.run(100ms);
+        CHECK(stage.server.stat("leases") == 0);
+    }
+}
+
+TEST_CASE("a pool that comes back with fewer shards, or with more, is followed") {
+    Stage stage({.capacity_bytes = 2 * MiB, .shards = 2}, {.chains = 1, .chain_blocks_max = 40});
+    const auto chain = stage.space.chains[0];
+    ClientHost& client = stage.client("engine", true);
+    for (const std::uint32_t shards : {2u, 1u, 3u}) {
+        stage.server.crash();
+        stage.run(100ms);
+        stage.server.restart(shards);
+        stage.run_while([&] { return client.pool().status().shards_mapped != shards; });
+        CHECK(client.pool().status().shards == shards);
+        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    }
 }
 
 TEST_CASE("a frozen pool costs one deadline, then nothing, and is found again") {

@@ -107,6 +107,11 @@ void ServerHost::restart() {
     if (!running()) start();
 }
 
+void ServerHost::restart(std::uint32_t shards) {
+    options_.shards = shards;
+    restart();
+}
+
 void ServerHost::freeze(bool frozen) {
     frozen_ = frozen;
     world_.freeze(kPoolHost, frozen);

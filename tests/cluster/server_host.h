@@ -59,6 +59,7 @@ public:
 
     void crash();
     void restart();
+    void restart(std::uint32_t shards);
     void freeze(bool frozen);
     [[nodiscard]] bool running() const noexcept { return !shards_.empty(); }
     [[nodiscard]] bool frozen() const noexcept { return frozen_; }

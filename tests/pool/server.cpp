@@ -92,6 +92,55 @@ TEST_CASE("nothing is answered before Hello, and another protocol hears both num
     });
 }
 
+TEST_CASE("a client that names another shard is handed over, and greeted there") {
+    TestPool first(Over::Tcp, {.capacity_bytes = 8 * MiB, .shards = 2});
+    SeededEntropy entropy(9);
+    auto second =
+        pool::Server::create({.capacity_bytes = 8 * MiB, .prefault = false, .shard = 1, .shards = 2},
+                             first.clock, entropy, *first.fabric, first.directory, first.processes)
+            .value();
+    Client& client = first.connect();
+    const auto id = client.ask(wire::Hello{.client = "test", .shard = 1});
+    pool::Server::Served served;
+    REQUIRE(first.until([&] {
+        served = first.server->serve(first.peers.front());
+        return served.moves_to.has_value();
+    }));
+    CHECK(*served.moves_to == 1);
+    const auto moved = second->welcome(first.server->give_away(first.peers.front()));
+    REQUIRE(moved);
+    CHECK(first.server->lane_of(first.peers.front()) == nullptr);
+    first.peers.clear();
+
+    REQUIRE(first.until([&] {
+        (void)second->serve(*moved);
+        return client.answers.contains(id);
+    }));
+    CHECK(std::get<wire::Welcome>(client.answers.at(id)->message.body).shards == 2);
+    const auto again =
+        client.ask(wire::Hello{.client = "test", .shard = 0});  // a lane moves once, at its start
+    REQUIRE(first.until([&] {
+        (void)second->serve(*moved);
+        return client.answers.contains(again);
+    }));
+    CHECK(std::holds_alternative<wire::Failed>(client.answers.at(again)->message.body));
+}
+
+TEST_CASE("a shard that there is not is refused, and one who says more before it was welcomed is dropped") {
+    TestPool pool(Over::Tcp, {.capacity_bytes = 8 * MiB, .shards = 2});
+    Client& lost = pool.connect();
+    CHECK(pool.expect<wire::Failed>(lost, lost.ask(wire::Hello{.client = "test", .shard = 2})).code ==
+          Errc::Invalid);
+    Client& hasty = pool.connect();
+    wire::Encoder encoder;
+    const Bytes hello =
+        encoder.encode({.request_id = 1, .epoch = 1, .body = wire::Hello{.client = "t", .shard = 1}});
+    const std::vector<std::byte> head(hello.begin(), hello.end());
+    const transport::Op both[] = {{.head = head}, {.head = head, .cookie = 1}};
+    REQUIRE(hasty.lane->post(both));
+    CHECK(pool.until([&] { return hasty.down; }));
+}
+
 TEST_CASE("a namespace that is not open on this lane is denied to every request, and the lane lives") {
     on_both([](Over over) {
         TestPool pool(over);

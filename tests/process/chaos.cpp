@@ -112,7 +112,7 @@ private:
 };
 
 void chaos(const std::string& transport) {
-    Daemon daemon({"--capacity", "16M"});
+    Daemon daemon({"--capacity", "16M", "--shards", "2"});
     const auto watcher = testing::open_pool(daemon.uri("?transport=tcp"));
     const auto descriptors = daemon.descriptors();
     const auto begun = SteadyClock::now();

@@ -21,6 +21,7 @@
 #include <cmpool/base/units.h>
 #include <cmpool/client/pool_client.h>
 #include <cmpool/model/index_layout.h>
+#include <cmpool/model/placement.h>
 
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -70,6 +71,10 @@ void verify(Bytes seen, const client::Digest& key, const char* how) {
 }
 
 class Worker {
+    [[nodiscard]] std::uint64_t group(std::span<const client::Digest> chain, std::size_t index) const {
+        return model::group_key(chain, static_cast<std::uint32_t>(index), pool_->spec().group_blocks);
+    }
+
     template <class Call>
     auto timed(Call call) {
         const Nanos deadline = rng_.chance(0.01) ? 2ms : 200ms;
@@ -111,7 +116,8 @@ public:
             items.push_back({.key = keys[index],
                              .from = {&blocks[index], 1},
                              .parent = index == 0 ? model::kNoParent : keys[index - 1],
-                             .position = static_cast<std::uint32_t>(index)});
+                             .position = static_cast<std::uint32_t>(index),
+                             .group = group(keys, index)});
         }
         const auto report = timed([&](const auto& options) { return pool_->put(items, options); });
         stored_ += report.count(client::Outcome::Stored);
@@ -133,7 +139,7 @@ public:
             const auto room = memory(index);
             const auto cut = rng_.below(room.size());
             pieces[index] = {room.first(cut), room.subspan(cut)};
-            items.push_back({keys[index], pieces[index]});
+            items.push_back({keys[index], pieces[index], group(keys, index)});
         }
         const bool check = rng_.chance(0.2);
         const auto report = timed([&](client::CallOptions options) {

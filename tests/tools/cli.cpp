@@ -69,8 +69,8 @@ Ended cli(const std::vector<std::string>& arguments, const std::string& input = 
 class Pool {
 public:
     Pool()
-        : daemon_({CMPOOL_DAEMON, "--capacity", "64M", "--listen", "127.0.0.1:0", "--runtime-dir",
-                   runtime_ / "run", "--data-dir", data_ / "data", "--name", "testnode"}) {
+        : daemon_({CMPOOL_DAEMON, "--capacity", "64M", "--shards", "2", "--listen", "127.0.0.1:0",
+                   "--runtime-dir", runtime_ / "run", "--data-dir", data_ / "data", "--name", "testnode"}) {
         const auto line = daemon_.read_line();
         REQUIRE_MESSAGE(line, "cmpoold was never ready");
         const std::string ready = "ready ";
@@ -336,7 +336,7 @@ TEST_CASE("a file that cannot be a block is refused with what was expected and w
     std::filesystem::resize_file(folder / "segment", 16 << 20);
     for (const auto& [file, part] : {std::pair{"empty", "saw nothing"}, std::pair{"huge", "saw more"},
                                      std::pair{"absent", "No such file"}, std::pair{".", "Is a directory"},
-                                     std::pair{"segment", "segments of 8 MiB, saw 16 MiB"}}) {
+                                     std::pair{"segment", "segments of 4 MiB, saw 16 MiB"}}) {
         const auto ended = cli({"put", "key", folder / file, "--pool", pool.uri()});
         CAPTURE(ended.errors);
         CHECK(ended.code == 1);

@@ -41,7 +41,9 @@ struct PutItem {
     std::span<const Bytes> from;
     Digest parent = model::kNoParent;  ///< the block before it; none: it is in no chain, or begins one
     std::uint32_t position = 0;        ///< in its chain
-    std::uint64_t group = 0;    ///< where it is placed: model::group_key() of its chain; 0: the key's own
+    /// Where it is placed: model::group_key() of its chain. 0: the key's own, where it is in no chain or
+    /// begins one.
+    std::uint64_t group = 0;
     std::uint32_t cost_us = 0;  ///< what computing it again takes
 };
 

@@ -12,6 +12,7 @@
 #include <cmpool/base/bytes.h>
 #include <cmpool/base/rng.h>
 #include <cmpool/client/pool_client.h>
+#include <cmpool/model/placement.h>
 
 #include <doctest/doctest.h>
 
@@ -38,6 +39,12 @@ using namespace std::chrono_literals;
     auto keys = pool.chain(tokens);
     if (!keys) FAIL(keys.error().detail);
     return *keys;
+}
+
+/// The group of one of its blocks.
+[[nodiscard]] inline std::uint64_t group_of(const client::PoolClient& pool,
+                                            std::span<const client::Digest> chain, std::size_t index) {
+    return model::group_key(chain, static_cast<std::uint32_t>(index), pool.spec().group_blocks);
 }
 
 /// Fills `out` with bytes that are a function of `seed` and of where they stand.
