@@ -13,13 +13,13 @@ constexpr std::uint64_t kSegmentBytesMax = 256 * MiB;
 /// What a slot of the index can count.
 constexpr std::uint64_t kExtentBytesMax = model::kUnitBytes << model::kUnitsBits;
 constexpr std::uint64_t kDomainBytesMax = model::kUnitBytes << model::kOffsetBits;
-/// The index is sized for blocks of this size filling half of its slots. Pages of it that no entry
-/// touches cost nothing.
+/// A pool full of blocks of this size fills at most five eighths of the index's slots: then about one
+/// insert in a hundred finds both of its buckets full. Pages of it that no entry touches cost nothing.
 constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
 constexpr unsigned kBucketBitsMin = 6;
 
 unsigned bucket_bits_for(std::uint64_t capacity_bytes) {
-    const std::uint64_t slots = 2 * capacity_bytes / kIndexedBlockBytes;
+    const std::uint64_t slots = capacity_bytes / kIndexedBlockBytes * 8 / 5;
     const auto bits = static_cast<unsigned>(std::bit_width(slots / model::kSlotsPerBucket));
     return std::clamp(bits, kBucketBitsMin, model::kBucketBitsMax);
 }
