@@ -6,6 +6,7 @@
 #include "processes.h"
 #include "stop_signal.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 
@@ -29,6 +30,18 @@ void start_log(const std::string& level) {
     spdlog::set_default_logger(std::move(log));
 }
 
+/// Adds what this process takes beside blocks, now and when it began to serve.
+auto memory_stats(const std::string& runtime_folder) {
+    return [runtime_folder, start = own_memory(runtime_folder, 0)](std::vector<wire::Stat>& stats) {
+        const auto pages = std::find_if(stats.begin(), stats.end(),
+                                        [](const auto& stat) { return stat.name == "client_pages"; });
+        const auto own = own_memory(runtime_folder, pages == stats.end() ? 0 : pages->value);
+        stats.push_back({"private_bytes", own.private_bytes});
+        stats.push_back({"private_start_bytes", start.private_bytes});
+        stats.push_back({"index_bytes", own.index_bytes});
+    };
+}
+
 pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_bytes,
                                  const std::string& local_address) {
     pool::ServerConfig config;
@@ -38,6 +51,7 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.node_name = options.name;
     config.version = CMPOOL_VERSION;
     config.local_address = local_address;
+    config.add_host_stats = memory_stats(options.runtime_dir);
     return config;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,8 @@ struct ServerConfig {
     std::string node_name = "local";
     std::string version = "0";
     std::string local_address;  ///< where same-host clients connect; told to every client
+    /// Adds to the statistics what only the process knows, after all others; none: nothing to add.
+    std::function<void(std::vector<wire::Stat>&)> add_host_stats;
 };
 
 /// The pool server's logic: it answers the clients on its lanes. It owns no thread, socket or clock.
