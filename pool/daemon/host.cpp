@@ -10,6 +10,7 @@
 #include <optional>
 
 #include <cmpool/base/units.h>
+#include <cmpool/model/index_layout.h>
 #include <cmpool/pool/server.h>
 
 #include <fcntl.h>
@@ -26,6 +27,10 @@ namespace {
 
 constexpr std::uint64_t kCapacityDefault = 1 * GiB;
 constexpr int kLockAttempts = 100;
+/// How names of index segments end in the runtime folder.
+constexpr std::string_view kIndexSuffix = "-index";
+/// What stat() counts blocks of a file in, whatever the file system's own are.
+constexpr std::uint64_t kStatBlockBytes = 512;
 
 // Whole megabytes read better, and fit pages of every size.
 std::uint64_t whole_megabytes(std::uint64_t bytes) { return bytes / MiB * MiB; }
@@ -61,6 +66,31 @@ Result<std::uint64_t> free_bytes(const std::string& folder) {
                     std::strerror(errno));
     }
     return static_cast<std::uint64_t>(space.f_bavail) * static_cast<std::uint64_t>(space.f_bsize);
+}
+
+// Counters, not a walk through page tables: a pool maps millions of pages.
+std::uint64_t resident_unshared_bytes() {
+    std::uint64_t bytes = 0;
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        for (const std::string_view name : {"RssAnon:", "RssFile:"}) {
+            if (line.starts_with(name)) bytes += std::stoull(line.substr(name.size())) * KiB;
+        }
+    }
+    return bytes;
+}
+
+std::uint64_t index_segment_bytes(const std::string& folder) {
+    std::uint64_t bytes = 0;
+    std::error_code error;
+    std::filesystem::directory_iterator file(folder, error);
+    for (; !error && file != std::filesystem::directory_iterator(); file.increment(error)) {
+        const auto& path = file->path();
+        struct stat seen {};
+        if (path.native().ends_with(kIndexSuffix) && ::stat(path.c_str(), &seen) == 0)
+            bytes += static_cast<std::uint64_t>(seen.st_blocks) * kStatBlockBytes;
+    }
+    return bytes;
 }
 
 Result<void> make_folder(const std::string& folder, mode_t mode, mode_t forbidden) {
@@ -159,6 +189,14 @@ Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& f
                     folder);
     }
     return chosen;
+}
+
+OwnMemory own_memory(const std::string& runtime_folder, std::uint64_t client_pages) {
+    const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    OwnMemory own{.private_bytes = 0, .index_bytes = index_segment_bytes(runtime_folder)};
+    own.private_bytes = resident_unshared_bytes() + own.index_bytes +
+                        client_pages * round_up(sizeof(model::ControlPage), page_bytes);
+    return own;
 }
 
 Result<FolderLock> FolderLock::take(const std::string& folder) {

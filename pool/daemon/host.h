@@ -33,6 +33,16 @@ inline constexpr std::uint32_t kDefaultShardsMax = 16;
 /// and three quarters of what `folder` has free. Errors: NoCapacity when the folder has less.
 [[nodiscard]] Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& folder);
 
+/// Memory that this process takes besides the segments of blocks.
+struct OwnMemory {
+    /// What is resident of it and not shared memory (heap, stacks, the program's pages), and `index_bytes`,
+    /// and its clients' control pages. Not the kernel's: page tables, socket buffers.
+    std::uint64_t private_bytes = 0;
+    std::uint64_t index_bytes = 0;  ///< of all domains, reserved whole when a domain begins
+};
+/// Index segments are found in the runtime folder; what the system does not say counts as 0.
+[[nodiscard]] OwnMemory own_memory(const std::string& runtime_folder, std::uint64_t client_pages);
+
 /// Holds a folder for one daemon: a locked file with its pid, gone when this is.
 class FolderLock {
 public:

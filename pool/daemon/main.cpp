@@ -4,6 +4,7 @@
 #include "shard.h"
 #include "stop_signal.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 
@@ -25,6 +26,19 @@ void start_log(const std::string& level) {
     spdlog::set_default_logger(std::move(log));
 }
 
+/// Adds what this process takes beside blocks, now and when it began to serve. A client has as many pages
+/// at each shard as at this one.
+auto memory_stats(const std::string& runtime_folder, std::uint32_t shards) {
+    return [runtime_folder, shards, start = own_memory(runtime_folder, 0)](std::vector<wire::Stat>& stats) {
+        const auto pages = std::find_if(stats.begin(), stats.end(),
+                                        [](const auto& stat) { return stat.name == "client_pages"; });
+        const auto own = own_memory(runtime_folder, pages == stats.end() ? 0 : pages->value * shards);
+        stats.push_back({"private_bytes", own.private_bytes});
+        stats.push_back({"private_start_bytes", start.private_bytes});
+        stats.push_back({"index_bytes", own.index_bytes});
+    };
+}
+
 pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_bytes,
                                  const std::string& local_address) {
     pool::ServerConfig config;
@@ -35,6 +49,7 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.version = CMPOOL_VERSION;
     config.local_address = local_address;
     config.shards = options.shards;
+    config.add_host_stats = memory_stats(options.runtime_dir, options.shards);
     return config;
 }
 

@@ -427,6 +427,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
     for (const auto& body : kRequests) {
         stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
     }
+    if (config_.add_host_stats) config_.add_host_stats(stats);
     return stats;
 }
 

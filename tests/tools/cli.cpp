@@ -1,17 +1,12 @@
 // The real cmpool-cli against the real cmpoold, as a person at a terminal meets them.
-#include <algorithm>
+#include "run_cli.h"
+
 #include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
-#include <sstream>
 #include <thread>
 
 #include <cmpool/client/pool_client.h>
-#include <cmpool/testing/process.h>
-#include <cmpool/testing/temp_folder.h>
 
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
@@ -21,71 +16,14 @@
 
 using namespace cmpool;
 using nlohmann::json;
-using testing::Process;
+using testing::cli;
+using testing::contains;
+using testing::Pool;
+using testing::read_file;
 using testing::TempFolder;
+using testing::write_file;
 
 namespace {
-
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-}
-
-std::string read_file(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-void write_file(const std::string& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary) << bytes;
-}
-
-/// What a run of cmpool-cli left behind.
-struct Ended {
-    int code = -1;
-    std::string out;
-    std::string errors;
-
-    /// One sentence on stderr, under the program's name.
-    [[nodiscard]] bool one_sentence() const {
-        return errors.starts_with("cmpool-cli: ") && std::count(errors.begin(), errors.end(), '\n') == 1;
-    }
-};
-
-/// Runs cmpool-cli with `input` as its standard input.
-Ended cli(const std::vector<std::string>& arguments, const std::string& input = {}) {
-    const TempFolder folder;
-    write_file(folder / "in", input);
-    // Files, not pipes: they hold any bytes, and as many as there are.
-    std::vector<std::string> command{
-        "/bin/sh",  "-c",          "in=$1; out=$2; shift 2; exec \"$0\" \"$@\" <$in >$out",
-        CMPOOL_CLI, folder / "in", folder / "out"};
-    command.insert(command.end(), arguments.begin(), arguments.end());
-    Process process(command);
-    const auto code = process.wait();
-    REQUIRE_MESSAGE(code, "cmpool-cli did not end");
-    return {*code, read_file(folder / "out"), process.errors()};
-}
-
-/// A pool of its own, with folders that go when it does.
-class Pool {
-public:
-    Pool()
-        : daemon_({CMPOOL_DAEMON, "--capacity", "64M", "--shards", "2", "--listen", "127.0.0.1:0",
-                   "--runtime-dir", runtime_ / "run", "--data-dir", data_ / "data", "--name", "testnode"}) {
-        const auto line = daemon_.read_line();
-        REQUIRE_MESSAGE(line, "cmpoold was never ready");
-        const std::string ready = "ready ";
-        REQUIRE(line->starts_with(ready));
-        uri_ = line->substr(ready.size());
-    }
-    [[nodiscard]] std::string uri(const std::string& query = {}) const { return uri_ + query; }
-    [[nodiscard]] Process& daemon() { return daemon_; }
-
-private:
-    TempFolder runtime_{"/dev/shm"};
-    TempFolder data_;
-    Process daemon_;
-    std::string uri_;
-};
 
 /// Every byte there is, zeros and newlines among them, `repeats` times.
 std::string binary(std::size_t repeats) {
@@ -239,51 +177,6 @@ TEST_CASE("doctor finds a healthy pool healthy, leaves no block, and tells its t
     CHECK(json::parse(cli({"stats", "--json", "--pool", pool.uri()}).out)["blocks"] == 0);
 }
 
-// How fast is the machine's affair; that each row is whole, and that nothing stays behind, is ours.
-TEST_CASE("bench prints a JSON row for each call it measured, over shm and over tcp, and cleans up") {
-    const Pool pool;
-    const auto ended =
-        cli({"bench", "--json", "--seconds", "0.1", "--op", "get,put,match", "--size", "4KiB", "--batch",
-             "1,16", "--threads", "2", "--blocks", "512", "--transport", "shm,tcp", "--pool", pool.uri()});
-    CAPTURE(ended.errors);
-    CAPTURE(ended.out);
-    CHECK(ended.code == 0);
-    CHECK(ended.errors.empty());
-    std::istringstream lines(ended.out);
-    std::map<std::string, int> rows;
-    for (std::string line; std::getline(lines, line);) {
-        const auto row = json::parse(line);
-        CAPTURE(line);
-        ++rows[row["op"].get<std::string>() + " " + row["transport"].get<std::string>()];
-        CHECK(row["size"] == 4096);
-        CHECK(row["threads"] == 2);
-        for (const std::string field : {"keys_per_s", "p50_us", "p99_us", "limit_p50_us", "ratio"}) {
-            CHECK_MESSAGE(row[field].get<double>() > 0, field);
-        }
-        const bool moves = row["op"] != "match";
-        CHECK((row["gbps"].get<double>() > 0) == moves);
-        CHECK((row["limit_gbps"].get<double>() > 0) == moves);
-    }
-    const std::map<std::string, int> expected{{"get shm", 2}, {"get tcp", 2},   {"put shm", 2},
-                                              {"put tcp", 2}, {"match shm", 2}, {"match tcp", 2}};
-    CHECK(rows == expected);
-    CHECK(json::parse(cli({"stats", "--json", "--pool", pool.uri()}).out)["blocks"] == 0);
-}
-
-TEST_CASE("a bench row that cannot be measured says why, and the others are measured") {
-    const Pool pool;
-    const auto ended = cli({"bench", "--json", "--seconds", "0.1", "--op", "get", "--size", "16MiB,4KiB",
-                            "--batch", "1", "--blocks", "64", "--transport", "shm", "--pool", pool.uri()});
-    CAPTURE(ended.out);
-    CHECK(ended.code == 1);
-    std::istringstream lines(ended.out);
-    std::string first, second;
-    REQUIRE(std::getline(lines, first));
-    REQUIRE(std::getline(lines, second));
-    CHECK(contains(json::parse(first)["error"], "saw room for 0"));
-    CHECK(json::parse(second)["ratio"].get<double>() > 0);
-}
-
 TEST_CASE("wrong use is one sentence, exit code 2, and reaches no pool") {
     const std::vector<std::pair<std::vector<std::string>, std::string>> wrong{
         {{}, "verb"},
@@ -300,6 +193,16 @@ TEST_CASE("wrong use is one sentence, exit code 2, and reaches no pool") {
         {{"stats", "--deadline-ms", "-1"}, "-1"},
         {{"bench", "--op", "get,fly"}, "fly"},
         {{"bench", "--size", "4KiB,65MiB"}, "65MiB"},
+        {{"bench", "--threads", "1,0"}, "0"},
+        {{"bench", "--threads", "two"}, "two"},
+        {{"bench", "--blocks", "0"}, "0"},
+        {{"bench", "--compare", "memcached"}, "memcached"},
+        {{"bench", "--full", "--op", "put,get"}, "--op get"},
+        {{"bench", "--full", "--compare", "redis"}, "expected no --compare"},
+        {{"bench", "--full", "--blocks", "5"}, "expected no --blocks"},
+        {{"bench", "--op", "memory,get"}, "alone"},
+        {{"bench", "--op", "memory", "--size", "4KiB,8KiB"}, "one --size"},
+        {{"bench", "--op", "memory", "--compare", "redis"}, "expected no --compare"},
         {{"stats", "--pool", "nonsense"}, "cmpool://HOST:PORT"},
         {{"stats", "--pool", "cmpool://host:0"}, "a port from 1 to 65535"},
         {{"stats", "--pool", "cmpool://host:1?transport=pigeon"}, "pigeon"},

@@ -279,8 +279,8 @@ std::uint64_t limit_bytes(const BenchCase& row, std::uint64_t blocks, std::uint6
     if (row.op != BenchOp::Match)
         return round_up(round_up(row.size, model::kUnitBytes) * std::max<std::uint64_t>(blocks, row.batch),
                         kPageBytes);
-    // As a pool sizes its index: blocks of one page would fill half of the slots.
-    const std::uint64_t slots = 2 * capacity_bytes / kPageBytes;
+    // As a pool sizes its index: blocks of one page would fill five eighths of the slots.
+    const std::uint64_t slots = capacity_bytes / kPageBytes * 8 / 5;
     return std::max(std::bit_ceil(slots / model::kSlotsPerBucket + 1) * sizeof(model::Bucket), kPageBytes);
 }
 
@@ -290,17 +290,21 @@ Result<std::vector<Contestant>> limit_work(const BenchCase& row, std::uint64_t b
     if (row.transport == client::Transport::Tcp) {
         auto ends = connect_to_self();
         if (!ends) return fail(ends.error());
-        ways.push_back({"socket", std::make_unique<SocketWork>(row, std::move(*ends), pages, buffer)});
+        ways.push_back(
+            {Side::Limit, "socket", std::make_unique<SocketWork>(row, std::move(*ends), pages, buffer)});
     } else if (row.op == BenchOp::Match) {
-        ways.push_back({"probe", std::make_unique<ProbeWork>(row, blocks, 1, pages)});
-        ways.push_back({"prefetch", std::make_unique<ProbeWork>(row, blocks, kProbesAhead, pages)});
+        ways.push_back({Side::Limit, "probe", std::make_unique<ProbeWork>(row, blocks, 1, pages)});
+        ways.push_back(
+            {Side::Limit, "prefetch", std::make_unique<ProbeWork>(row, blocks, kProbesAhead, pages)});
     } else {
-        ways.push_back({"memcpy", std::make_unique<CopyWork>(row, copy_plain, pages, buffer)});
+        ways.push_back({Side::Limit, "memcpy", std::make_unique<CopyWork>(row, copy_plain, pages, buffer)});
         if (row.size > kSliceBytes)
-            ways.push_back({"sliced", std::make_unique<CopyWork>(row, copy_sliced, pages, buffer)});
+            ways.push_back(
+                {Side::Limit, "sliced", std::make_unique<CopyWork>(row, copy_sliced, pages, buffer)});
 #if defined(__x86_64__)
         if (row.size % sizeof(__m128i) == 0)
-            ways.push_back({"streamed", std::make_unique<CopyWork>(row, copy_streamed, pages, buffer)});
+            ways.push_back(
+                {Side::Limit, "streamed", std::make_unique<CopyWork>(row, copy_streamed, pages, buffer)});
 #endif
     }
     return ways;

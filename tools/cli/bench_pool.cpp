@@ -17,8 +17,12 @@ using client::Outcome;
 using client::PoolClient;
 
 constexpr std::uint32_t kChainTokens = 16;
-constexpr std::size_t kFillBatchMax = 256;
-constexpr std::uint64_t kFillBytesMax = 16 * MiB;
+/// Blocks that PutRoom::Refreshed removes in time, and puts anew at each turn: enough for what a pool
+/// does ahead of need, few enough for a turn.
+constexpr std::uint64_t kRefreshedBytesMax = 16 * MiB;
+constexpr std::uint64_t kRefreshedBatchesMax = 64;
+/// A pool that has not evicted after so many times its capacity never will.
+constexpr std::uint64_t kFillUpCapacities = 2;
 
 Result<void> expect_all(const client::Report& report, Outcome outcome, const char* what) {
     const auto count = report.count(outcome);
@@ -62,21 +66,42 @@ private:
     std::vector<client::GetItem> items_;
 };
 
-/// Stores new blocks, and before that removes the oldest of its own once they are too many.
+/// Stores new blocks.
 class PutWork final : public Work {
 public:
-    PutWork(const BenchCase& row, PoolClient& pool, std::uint64_t own_blocks, MutableBytes buffer)
-        : pool_(pool), own_batches_(own_blocks / row.batch), rng_(SystemEntropy().next_u64()) {
+    PutWork(const BenchCase& row, PoolClient& pool, PutRoom room, std::uint64_t own_blocks,
+            MutableBytes buffer)
+        : pool_(pool),
+          room_(room),
+          own_batches_(std::max<std::uint64_t>(own_blocks / row.batch, 1)),
+          rng_(SystemEntropy().next_u64()) {
+        if (room == PutRoom::Refreshed)
+            own_batches_ = std::clamp<std::uint64_t>(kRefreshedBytesMax / row.call_bytes(), 1,
+                                                     std::min(own_batches_, kRefreshedBatchesMax));
         for (std::uint32_t index = 0; index < row.batch; ++index)
             from_.push_back(buffer.subspan(index * row.size, row.size));
         for (const auto& from : from_) items_.push_back({.key = {}, .from = {&from, 1}});
     }
     ~PutWork() override {
-        for (const auto& batch : stored_) pool_.remove(batch);
+        std::vector<Digest> all;
+        for (const auto& batch : stored_) all.insert(all.end(), batch.begin(), batch.end());
+        remove_all(pool_, all);
+    }
+    Result<void> take_turn() override {
+        if (room_ != PutRoom::Refreshed) return {};
+        for (std::uint64_t count = 0; count < own_batches_; ++count) {
+            prepare();
+            if (auto put = store(); !put) return put;
+        }
+        complete_ = true;
+        return {};
     }
     void prepare() override {
-        if (stored_.size() >= std::max<std::uint64_t>(own_batches_, 1)) {
-            pool_.remove(stored_.front());
+        if (stored_.size() >= own_batches_) {
+            if (room_ != PutRoom::Evicted) {
+                const auto removed = pool_.remove(stored_.front());
+                complete_ = removed.count(Outcome::Hit) == items_.size();
+            }
             stored_.pop_front();
         }
         auto& batch = stored_.emplace_back();
@@ -86,12 +111,23 @@ public:
             batch.push_back(item.key);
         }
     }
-    Result<void> run() override { return expect_all(pool_.put(items_), Outcome::Stored, "stored"); }
+    Result<void> run() override {
+        if (room_ == PutRoom::Refreshed && !complete_)
+            return fail(Errc::Corrupt,
+                        "expected to remove {} blocks before as many are put, saw some of them evicted: the "
+                        "pool is too small for this row",
+                        items_.size());
+        return store();
+    }
 
 private:
+    Result<void> store() { return expect_all(pool_.put(items_), Outcome::Stored, "stored"); }
+
     PoolClient& pool_;
+    PutRoom room_;
     std::uint64_t own_batches_;
     Rng rng_;
+    bool complete_ = true;  ///< what was removed last was all there
     std::vector<Bytes> from_;
     std::vector<client::PutItem> items_;
     std::deque<std::vector<Digest>> stored_;
@@ -161,6 +197,19 @@ Result<void> put_batch(PoolClient& pool, std::span<const Digest> chain, std::siz
 
 }  // namespace
 
+std::uint64_t PoolStats::of(std::string_view name) const {
+    const auto found = values.find(name);
+    return found == values.end() ? 0 : found->second;
+}
+
+Result<PoolStats> pool_stats(PoolClient& pool) {
+    auto seen = pool.stats();
+    if (!seen) return fail(seen.error());
+    PoolStats stats;
+    for (auto& [name, value] : *seen) stats.values.emplace(std::move(name), value);
+    return stats;
+}
+
 client::NamespaceSpec bench_namespace(BenchOp op) {
     auto spec = tool_namespace({.name = op == BenchOp::Match ? "bench-chains" : "bench", .tenant = {}});
     if (op == BenchOp::Match) {
@@ -179,38 +228,76 @@ Digest random_key(Rng& rng) {
     return key;
 }
 
-Result<std::unique_ptr<Filling>> Filling::put(PoolClient& pool, const BenchCase& row, std::uint64_t count) {
-    std::unique_ptr<Filling> filling(new Filling(pool));
-    Rng rng(SystemEntropy().next_u64());
-    std::vector<std::byte> block(row.size);
-    for (auto& byte : block) byte = static_cast<std::byte>(rng.next());
-    const bool chained = row.op == BenchOp::Match;
-    const std::size_t step =
-        std::clamp<std::size_t>(kFillBytesMax / row.size, 1, std::min(kFillBatchMax, model::kBatchMax));
-    const std::size_t run = chained ? row.batch : step;
-    for (std::uint64_t done = 0; done < count; done += run) {
-        const std::size_t wanted = chained ? run : std::min<std::uint64_t>(run, count - done);
-        const auto keys = new_keys(pool, row, wanted, rng);
-        if (!keys) return fail(keys.error());
-        filling->keys_.insert(filling->keys_.end(), keys->begin(), keys->end());
-        for (std::size_t first = 0; first < wanted; first += step) {
-            auto kept = put_batch(pool, *keys, first, std::min(step, wanted - first), chained, block);
-            if (!kept) return fail(kept.error());
-        }
+std::size_t BenchCase::fill_blocks() const noexcept {
+    return std::clamp<std::size_t>(kFillBytesMax / size, 1, kFillBlocksMax);
+}
+
+Filling::Filling(PoolClient& pool, const BenchCase& row)
+    : pool_(pool), row_(row), rng_(SystemEntropy().next_u64()), block_(row.size) {
+    for (auto& byte : block_) byte = static_cast<std::byte>(rng_.next());
+}
+
+Result<void> Filling::put_more(std::uint64_t count) {
+    const auto keys = new_keys(pool_, row_, count, rng_);
+    if (!keys) return fail(keys.error());
+    keys_.insert(keys_.end(), keys->begin(), keys->end());
+    const std::size_t step = row_.fill_blocks();
+    for (std::size_t first = 0; first < count; first += step) {
+        const auto wanted = std::min<std::size_t>(step, count - first);
+        auto put = put_batch(pool_, *keys, first, wanted, row_.op == BenchOp::Match, block_);
+        if (!put) return put;
+    }
+    return {};
+}
+
+Result<std::unique_ptr<Filling>> Filling::put(PoolClient& pool, const BenchCase& row, std::uint64_t count,
+                                              Progress& progress) {
+    std::unique_ptr<Filling> filling(new Filling(pool, row));
+    const std::uint64_t step = row.op == BenchOp::Match ? row.batch : row.fill_blocks();
+    while (filling->keys_.size() < count) {
+        progress.at(filling->keys_.size(), count);
+        const auto left = count - filling->keys_.size();
+        auto put = filling->put_more(row.op == BenchOp::Match ? step : std::min(step, left));
+        if (!put) return fail(put.error());
     }
     return filling;
 }
 
+Result<std::unique_ptr<Filling>> Filling::fill_up(PoolClient& pool, const BenchCase& row,
+                                                  Progress& progress) {
+    const auto before = pool_stats(pool);
+    if (!before) return fail(before.error());
+    const auto capacity = before->of("capacity_bytes");
+    std::unique_ptr<Filling> filling(new Filling(pool, row));
+    for (std::uint64_t put_bytes = 0; put_bytes < kFillUpCapacities * capacity;) {
+        auto put = filling->put_more(row.fill_blocks());
+        if (!put) return fail(put.error());
+        put_bytes += row.fill_blocks() * row.size;
+        const auto now = pool_stats(pool);
+        if (!now) return fail(now.error());
+        if (now->of("evicted_blocks") > before->of("evicted_blocks")) return filling;
+        progress.at(now->of("block_bytes"), capacity);
+    }
+    return fail(Errc::NoCapacity, "expected a pool of {} to evict, saw it take {} without",
+                format_bytes(capacity), format_bytes(kFillUpCapacities * capacity));
+}
+
 Filling::~Filling() { remove_all(pool_, keys_); }
+
+std::unique_ptr<Work> put_work(const BenchCase& row, PoolClient& pool, PutRoom room, std::uint64_t own_blocks,
+                               MutableBytes buffer) {
+    return std::make_unique<PutWork>(row, pool, room, own_blocks, buffer);
+}
 
 std::unique_ptr<Work> pool_work(const BenchCase& row, PoolClient& pool, const std::vector<Digest>& keys,
                                 std::uint64_t own_blocks, MutableBytes buffer) {
     switch (row.op) {
         case BenchOp::Put:
-            return std::make_unique<PutWork>(row, pool, own_blocks, buffer);
+            return put_work(row, pool, PutRoom::Removed, own_blocks, buffer);
         case BenchOp::Match:
             return std::make_unique<MatchWork>(row, pool, keys);
         case BenchOp::Get:
+        case BenchOp::Memory:
             break;
     }
     return std::make_unique<GetWork>(row, pool, keys, buffer);

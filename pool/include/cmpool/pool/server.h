@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +34,8 @@ struct ServerConfig {
     std::string local_address;  ///< where same-host clients connect; told to every client
     std::uint32_t shard = 0;    ///< which of `shards` this is; `capacity_bytes` are its own
     std::uint32_t shards = 1;
+    /// Adds to the statistics what only the process knows, after all others; none: nothing to add.
+    std::function<void(std::vector<wire::Stat>&)> add_host_stats;
 };
 
 /// A client on its way to the shard that it asked for: its lane, and the greeting that nobody has
