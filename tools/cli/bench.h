@@ -72,8 +72,10 @@ struct Contestant {
 /// Memory as a pool has it: shared, with huge pages where the system gives them, all of it written.
 class SharedPages {
 public:
+    /// `folder` is the pool's own, used where this process may write there.
     /// Errors: NoCapacity with the system's reason.
-    [[nodiscard]] static Result<std::unique_ptr<SharedPages>> open(std::uint64_t bytes);
+    [[nodiscard]] static Result<std::unique_ptr<SharedPages>> open(const std::string& folder,
+                                                                   std::uint64_t bytes);
     ~SharedPages();
     SharedPages(const SharedPages&) = delete;
     SharedPages& operator=(const SharedPages&) = delete;

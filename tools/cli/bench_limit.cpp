@@ -11,6 +11,7 @@
 #include <cmpool/base/units.h>
 #include <cmpool/model/index_layout.h>
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/mman.h>
@@ -254,11 +255,23 @@ private:
 
 }  // namespace
 
-Result<std::unique_ptr<SharedPages>> SharedPages::open(std::uint64_t bytes) {
-    const UniqueFd fd(::memfd_create("cmpool-bench", MFD_CLOEXEC));
-    void* at = MAP_FAILED;
-    if (fd && ::ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0)
-        at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+namespace {
+
+/// A file without a name, where the pool's own lie: its pages are of the same kind. Elsewhere, where we may
+/// not write there or there is no room.
+UniqueFd open_pages(const std::string& folder, std::uint64_t bytes) {
+    UniqueFd fd(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (fd && ::fallocate(fd.get(), 0, 0, static_cast<off_t>(bytes)) == 0) return fd;
+    fd.reset(::memfd_create("cmpool-bench", MFD_CLOEXEC));
+    if (fd && ::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) fd.reset();
+    return fd;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SharedPages>> SharedPages::open(const std::string& folder, std::uint64_t bytes) {
+    const UniqueFd fd = open_pages(folder, bytes);
+    void* at = fd ? ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0) : MAP_FAILED;
     if (at == MAP_FAILED)
         return fail(Errc::NoCapacity, "cannot map {} to compare with: {}", format_bytes(bytes),
                     std::strerror(errno));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include <cmpool/model/index_layout.h>
 
@@ -164,7 +165,8 @@ Result<std::vector<Row>> measure(const BenchCase& row, const BenchPlan& plan, Pr
         progress.begin(fmt::format("{}: storing {} blocks in redis", name_of(row), grouped(blocks)));
         if (auto stored = rival->fill(keys, row.size, progress); !stored) return fail(stored.error());
     }
-    const auto pages = SharedPages::open(limit_bytes(row, room->blocks, room->capacity_bytes));
+    const auto pages = SharedPages::open(std::filesystem::path((*pool)->status().local_address).parent_path(),
+                                         limit_bytes(row, room->blocks, room->capacity_bytes));
     if (!pages) return fail(pages.error());
 
     const std::uint64_t own_blocks = room->blocks / plan.threads.back();
@@ -281,12 +283,14 @@ Result<MemoryRow> measure_memory(const BenchCase& row, const BenchPlan& plan, Pr
     if (!filling) return fail(filling.error());
     const auto after = pool_stats(**pool);
     if (!after) return fail(after.error());
-    if (after->of("blocks") != wanted)
+    // A few lose their place to others where both buckets of the index are full.
+    const std::uint64_t held = after->of("blocks");
+    if (held > wanted || held < wanted - wanted / 100)
         return fail(Errc::NoCapacity,
                     "expected the pool to hold {} blocks, saw {}: others use it, or it evicts",
-                    grouped(wanted), grouped(after->of("blocks")));
+                    grouped(wanted), grouped(held));
     return MemoryRow{.asked = row,
-                     .blocks = wanted,
+                     .blocks = held,
                      .capacity_bytes = after->of("capacity_bytes"),
                      .start_bytes = after->of("private_start_bytes"),
                      .before_bytes = before->of("private_bytes"),
