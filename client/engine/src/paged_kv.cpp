@@ -14,17 +14,21 @@ constexpr std::size_t kPageBytes = 4 * KiB;
 }  // namespace
 
 Result<void> BlockShape::check() const {
-    if (layers == 0 || tokens == 0 || kv_heads == 0 || head_dim == 0 || elem_bytes == 0) {
-        return fail(Errc::Invalid, "expected a block shape without zeros, saw {}x2x{}x{}x{} of {} bytes",
-                    layers, tokens, kv_heads, head_dim, elem_bytes);
-    }
-    // Five 32-bit factors overflow 64 bits: each product is compared before the next is made.
-    std::uint64_t product = 2;
-    for (const std::uint64_t factor : {layers, tokens, kv_heads, head_dim, elem_bytes}) {
+    const auto seen = [this] {
+        return fmt::format("{}x{}x{}x{}x{} of {} bytes", layers, parts, tokens, kv_heads, head_dim,
+                           elem_bytes);
+    };
+    if (layers == 0 || parts == 0 || tokens == 0 || kv_heads == 0 || head_dim == 0 || elem_bytes == 0)
+        return fail(Errc::Invalid, "expected a block shape without zeros, saw {}", seen());
+    if (parts > 2)
+        return fail(Errc::Invalid, "expected keys and values or a latent (2 parts or 1), saw {}", seen());
+    // Six 32-bit factors overflow 64 bits: each product is compared before the next is made.
+    std::uint64_t product = 1;
+    for (const std::uint64_t factor : {layers, parts, tokens, kv_heads, head_dim, elem_bytes}) {
         product *= factor;
         if (product > kBlockBytesMax) {
-            return fail(Errc::Invalid, "expected a block of at most {}, saw {}x2x{}x{}x{} of {} bytes",
-                        format_bytes(kBlockBytesMax), layers, tokens, kv_heads, head_dim, elem_bytes);
+            return fail(Errc::Invalid, "expected a block of at most {}, saw {}", format_bytes(kBlockBytesMax),
+                        seen());
         }
     }
     return {};
