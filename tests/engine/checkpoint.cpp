@@ -319,3 +319,30 @@ TEST_CASE("an index that leads out of its folder, or is none, is refused") {
     CHECK(engine::parse_shard_index(R"({"weight_map":{)" + map + "}}").error().detail.find("1024 shards") !=
           std::string::npos);
 }
+
+// CMPOOL_WRITE_CORPUS=tests/fuzz/corpus/checkpoint makes the fuzzer's first inputs anew.
+TEST_CASE("one checkpoint of each family is written where the fuzzer's corpus is wanted") {
+    const char* folder = std::getenv("CMPOOL_WRITE_CORPUS");
+    if (folder == nullptr) return;
+    const std::string sizes =
+        R"("hidden_size":2,"intermediate_size":1,"num_hidden_layers":1,"num_attention_heads":1,)"
+        R"("vocab_size":3,"max_position_embeddings":4,"head_dim":2)";
+    const std::string experts = R"("num_experts_per_tok":1,"moe_intermediate_size":1)";
+    const std::map<std::string, std::string> configs{
+        {"llama", R"({"model_type":"llama",)" + sizes + "}"},
+        {"qwen3_moe", R"({"model_type":"qwen3_moe","num_experts":2,)" + sizes + "," + experts + "}"},
+        {"deepseek_v2",
+         R"({"model_type":"deepseek_v2","kv_lora_rank":2,"qk_rope_head_dim":2,"qk_nope_head_dim":1,)"
+         R"("v_head_dim":1,"n_routed_experts":2,"n_shared_experts":1,"rope_scaling":{"type":"yarn",)"
+         R"("factor":4,"original_max_position_embeddings":4},)" +
+             sizes + "," + experts + "}"}};
+    const std::map<std::string, std::string> dtypes{{"llama", "F16"}, {"qwen3_moe", "BF16"}};
+    for (const auto& [family, config] : configs) {
+        const auto dtype = dtypes.contains(family) ? dtypes.at(family) : "F32";
+        const auto weights = safetensors_of(testing::seeded_tensors(config, dtype));
+        REQUIRE(parse(config, weights));
+        testing::write_file(std::filesystem::path(folder) / family, config + '\0' + weights);
+    }
+    testing::write_file(std::filesystem::path(folder) / "index",
+                        R"({"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors"}})");
+}
