@@ -7,10 +7,12 @@ namespace cmpool::engine {
 
 namespace {
 
-// Pairs of row and head that a tile of keys serves once it is in the first cache.
+// Pairs of row and head that a tile of keys serves once it is in the cache.
 constexpr std::size_t kPairs = 32;
 constexpr std::size_t kTilePanels = 4;
 constexpr std::size_t kTilePositions = kTilePanels * kLanes;
+// Scores of a pass stay in the second cache, unless one head's are more: 1 MiB.
+constexpr std::size_t kScoresMax = 1U << 18;
 
 }  // namespace
 
@@ -33,54 +35,76 @@ Attention::Attention(const AttentionShape& shape)
     : kernels_(best_kernels()),
       shape_(shape),
       group_(shape.heads / shape.kv_heads),
-      zeros_(shape.key_width),
-      query_(kPairs * shape.key_width),
-      keys_(kTilePanels * shape.key_width),
+      zeros_(shape.kv_heads * shape.key_width),
+      query_(shape.kv_heads * kPairs * shape.key_width),
+      keys_(kTilePanels * shape.kv_heads * shape.key_width),
       values_(kTilePositions * lanes_up(shape.value_width) / kLanes),
-      totals_(kPairs),
-      sums_(kPairs * lanes_up(shape.value_width)) {}
+      totals_(shape.kv_heads * kPairs),
+      sums_(shape.kv_heads * kPairs * lanes_up(shape.value_width)) {}
 
+// A position's heads lie side by side in memory, so as many as fit are taken together.
 void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,
                     Rows<float> out) {
+    // An odd number of lines: rows of a power of two would share the same few places of a cache.
     score_stride_ = lanes_up(start + count);
-    scores_.resize(kPairs * score_stride_);
+    if (score_stride_ / kLanes % 2 == 0) score_stride_ += kLanes;
     const std::size_t pairs = count * group_;
-    for (std::size_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
-        for (std::size_t first = 0; first < pairs; first += kPairs) {
-            Pass pass{kv_head, first, std::min(kPairs, pairs - first), start, 0};
-            pass.positions = start + row_of(pass, pass.count - 1) + 1;
+    for (std::size_t first = 0; first < pairs; first += kPairs) {
+        Pass pass{.first = first, .count = std::min(kPairs, pairs - first), .start = start};
+        pass.positions = start + row_of(pass, pass.count - 1) + 1;
+        const std::size_t most = std::max<std::size_t>(1, kScoresMax / (pass.count * score_stride_));
+        for (; pass.kv_first < shape_.kv_heads; pass.kv_first += pass.kv_count) {
+            pass.kv_count = std::min(most, shape_.kv_heads - pass.kv_first);
             run(kv, pass, queries, out);
         }
     }
+}
+
+void Attention::run(const KvView& kv, const Pass& pass, Rows<const float> queries, Rows<float> out) {
+    const std::size_t scores = pass.kv_count * pass.count * score_stride_;
+    if (scores_.size() < scores) scores_.resize(scores);
+    gather(pass, queries);
+    score(kv, pass);
+    weigh(pass);
+    sum(kv, pass);
+    scatter(pass, out);
 }
 
 std::size_t Attention::row_of(const Pass& pass, std::size_t pair) const noexcept {
     return (pass.first + pair) / group_;
 }
 
-std::size_t Attention::head_of(const Pass& pass, std::size_t pair) const noexcept {
-    return pass.kv_head * group_ + (pass.first + pair) % group_;
+std::size_t Attention::head_of(const Pass& pass, std::size_t kv_head, std::size_t pair) const noexcept {
+    return (pass.kv_first + kv_head) * group_ + (pass.first + pair) % group_;
 }
 
-void Attention::run(const KvView& kv, const Pass& pass, Rows<const float> queries, Rows<float> out) {
-    for (std::size_t pair = 0; pair < pass.count; ++pair) {
-        const float* query = queries.data + row_of(pass, pair) * queries.stride;
-        std::memcpy(query_.data() + pair * shape_.key_width,
-                    query + head_of(pass, pair) * shape_.query_stride, shape_.key_width * sizeof(float));
-    }
-    score(kv, pass);
-    weigh(pass);
-    sum(kv, pass);
-    for (std::size_t pair = 0; pair < pass.count; ++pair) {
-        float* to = out.data + row_of(pass, pair) * out.stride + head_of(pass, pair) * shape_.out_stride;
-        const float* sums = sums_.data() + pair * lanes_up(shape_.value_width);
-        // Adding zero makes -0 and 0 one: which it is could depend on masked positions.
-        for (std::size_t at = 0; at < shape_.value_width; ++at) to[at] = sums[at] / totals_[pair] + 0.0f;
+Rows<float> Attention::queries_of(const Pass& pass, std::size_t kv_head) noexcept {
+    return {query_.data() + kv_head * pass.count * shape_.key_width, shape_.key_width};
+}
+
+Rows<float> Attention::scores_of(const Pass& pass, std::size_t kv_head) noexcept {
+    return {scores_.data() + kv_head * pass.count * score_stride_, score_stride_};
+}
+
+Rows<float> Attention::sums_of(const Pass& pass, std::size_t kv_head) noexcept {
+    const std::size_t width = lanes_up(shape_.value_width);
+    return {sums_.data() + kv_head * pass.count * width, width};
+}
+
+void Attention::gather(const Pass& pass, Rows<const float> queries) {
+    for (std::size_t kv_head = 0; kv_head < pass.kv_count; ++kv_head) {
+        const auto to = queries_of(pass, kv_head);
+        for (std::size_t pair = 0; pair < pass.count; ++pair) {
+            const float* row = queries.data + row_of(pass, pair) * queries.stride;
+            std::memcpy(to.data + pair * to.stride, row + head_of(pass, kv_head, pair) * shape_.query_stride,
+                        shape_.key_width * sizeof(float));
+        }
     }
 }
 
 void Attention::score(const KvView& kv, const Pass& pass) {
-    const std::size_t skip = pass.kv_head * shape_.key_width;
+    const std::size_t skip = pass.kv_first * shape_.key_width;
+    const std::size_t width = pass.kv_count * shape_.key_width;
     for (std::size_t first = 0; first < pass.positions; first += kTilePositions) {
         const std::size_t panels = std::min(kTilePanels, lanes_up(pass.positions - first) / kLanes);
         for (std::size_t panel = 0; panel < panels; ++panel) {
@@ -89,45 +113,67 @@ void Attention::score(const KvView& kv, const Pass& pass) {
                 const std::size_t position = first + panel * kLanes + lane;
                 rows[lane] = position < pass.positions ? kv.at(position, 0) + skip : zeros_.data();
             }
-            kernels_.to_panel(rows, shape_.key_width, keys_.data() + panel * shape_.key_width);
+            kernels_.to_panel(rows, width, keys_.data() + panel * width);
         }
-        kernels_.multiply({reinterpret_cast<const float*>(keys_.data()), shape_.key_width * kLanes, kLanes,
-                           panels, shape_.key_width},
-                          {query_.data(), shape_.key_width}, pass.count,
-                          {scores_.data() + first, score_stride_});
+        for (std::size_t kv_head = 0; kv_head < pass.kv_count; ++kv_head) {
+            const auto* keys = reinterpret_cast<const float*>(keys_.data() + kv_head * shape_.key_width);
+            const auto queries = queries_of(pass, kv_head);
+            const auto scores = scores_of(pass, kv_head);
+            kernels_.multiply({keys, width * kLanes, kLanes, panels, shape_.key_width},
+                              {queries.data, queries.stride}, pass.count,
+                              {scores.data + first, scores.stride});
+        }
     }
 }
 
 // A position after a pair's own weighs nothing.
 void Attention::weigh(const Pass& pass) {
-    for (std::size_t pair = 0; pair < pass.count; ++pair) {
-        const std::size_t count = pass.start + row_of(pass, pair) + 1;
-        float* weights = scores_.data() + pair * score_stride_;
-        totals_[pair] = kernels_.exponentials(weights, count, shape_.scale);
+    for (std::size_t index = 0; index < pass.kv_count * pass.count; ++index) {
+        const std::size_t count = pass.start + row_of(pass, index % pass.count) + 1;
+        float* weights = scores_.data() + index * score_stride_;
+        totals_[index] = kernels_.exponentials(weights, count, shape_.scale);
         std::fill(weights + std::min(lanes_up(count), pass.positions), weights + pass.positions, 0.0f);
     }
 }
 
 void Attention::sum(const KvView& kv, const Pass& pass) {
     const std::size_t width = lanes_up(shape_.value_width);
-    const std::size_t skip = pass.kv_head * shape_.value_width;
-    const Rows<float> sums{sums_.data(), width};
     std::size_t run = 0;
     for (std::size_t first = 0; first < pass.positions; first += run) {
         run = std::min({kv.run(first), kTilePositions, pass.positions - first});
-        const float* rows = kv.at(first, shape_.value_part) + skip;
-        std::size_t stride = kv.row_width();
-        if (width != shape_.value_width) {
-            // A panel must not reach beyond the row: the last one may end the memory.
-            auto* copies = reinterpret_cast<float*>(values_.data());
-            for (std::size_t row = 0; row < run; ++row)
-                std::memcpy(copies + row * width, rows + row * stride, shape_.value_width * sizeof(float));
-            rows = copies;
-            stride = width;
+        const float* all_rows = kv.at(first, shape_.value_part);
+        for (std::size_t kv_head = 0; kv_head < pass.kv_count; ++kv_head) {
+            const float* rows = all_rows + (pass.kv_first + kv_head) * shape_.value_width;
+            std::size_t stride = kv.row_width();
+            if (width != shape_.value_width) {
+                // A panel must not reach beyond the row: the last one may end the memory.
+                auto* copies = reinterpret_cast<float*>(values_.data());
+                for (std::size_t row = 0; row < run; ++row) {
+                    std::memcpy(copies + row * width, rows + row * stride,
+                                shape_.value_width * sizeof(float));
+                }
+                rows = copies;
+                stride = width;
+            }
+            const auto weights = scores_of(pass, kv_head);
+            const auto multiply = first == 0 ? kernels_.multiply : kernels_.multiply_on;
+            multiply({rows, kLanes, stride, width / kLanes, run}, {weights.data + first, weights.stride},
+                     pass.count, sums_of(pass, kv_head));
         }
-        const auto multiply = first == 0 ? kernels_.multiply : kernels_.multiply_on;
-        multiply({rows, kLanes, stride, width / kLanes, run}, {scores_.data() + first, score_stride_},
-                 pass.count, sums);
+    }
+}
+
+void Attention::scatter(const Pass& pass, Rows<float> out) {
+    for (std::size_t kv_head = 0; kv_head < pass.kv_count; ++kv_head) {
+        const auto sums = sums_of(pass, kv_head);
+        for (std::size_t pair = 0; pair < pass.count; ++pair) {
+            float* to =
+                out.data + row_of(pass, pair) * out.stride + head_of(pass, kv_head, pair) * shape_.out_stride;
+            const float* from = sums.data + pair * sums.stride;
+            const float total = totals_[kv_head * pass.count + pair];
+            // Adding zero makes -0 and 0 one: which it is could depend on masked positions.
+            for (std::size_t at = 0; at < shape_.value_width; ++at) to[at] = from[at] / total + 0.0f;
+        }
     }
 }
 

@@ -50,32 +50,40 @@ public:
              Rows<float> out);
 
 private:
-    /// Rows that read the same keys: pair i is query head i % group of the group, at row i / group.
+    /// What is computed together: for each of some key heads the same pairs. Pair i of a key head is its
+    /// query head i % group at row i / group.
     struct Pass {
-        std::size_t kv_head, first, count;  ///< pairs
-        std::size_t start;                  ///< position of row 0
-        std::size_t positions;              ///< that the last pair reads
+        std::size_t kv_first, kv_count;
+        std::size_t first, count;  ///< pairs of each key head
+        std::size_t start;         ///< position of row 0
+        std::size_t positions;     ///< that the last pair reads
     };
 
     void run(const KvView& kv, const Pass& pass, Rows<const float> queries, Rows<float> out);
+    void gather(const Pass& pass, Rows<const float> queries);
     void score(const KvView& kv, const Pass& pass);
     void weigh(const Pass& pass);
     void sum(const KvView& kv, const Pass& pass);
+    void scatter(const Pass& pass, Rows<float> out);
     [[nodiscard]] std::size_t row_of(const Pass& pass, std::size_t pair) const noexcept;
-    [[nodiscard]] std::size_t head_of(const Pass& pass, std::size_t pair) const noexcept;
+    [[nodiscard]] std::size_t head_of(const Pass& pass, std::size_t kv_head, std::size_t pair) const noexcept;
+    /// Of key head `kv_head` of the pass, rows by pair.
+    [[nodiscard]] Rows<float> queries_of(const Pass& pass, std::size_t kv_head) noexcept;
+    [[nodiscard]] Rows<float> scores_of(const Pass& pass, std::size_t kv_head) noexcept;
+    [[nodiscard]] Rows<float> sums_of(const Pass& pass, std::size_t kv_head) noexcept;
 
     const Kernels& kernels_;
     AttentionShape shape_;
     std::size_t group_;         // query heads to a key head
-    std::vector<float> zeros_;  // the key of a position that does not exist
-    std::vector<float> query_;  // [pairs][key_width]
-    std::vector<Line> keys_;    // [panels of a tile][key_width], a lane per position
+    std::vector<float> zeros_;  // the keys of a position that does not exist
+    std::vector<float> query_;  // [key heads][pairs][key_width]
+    std::vector<Line> keys_;    // [panels of a tile][key heads][key_width], a lane per position
     std::vector<Line>
         values_;  // [positions of a tile][panels of value_width], where rows are no whole panels
-    std::vector<float> scores_;  // [pairs][positions in whole panels]
+    std::vector<float> scores_;  // [key heads][pairs][positions in whole panels]
     std::size_t score_stride_ = 0;
-    std::vector<float> totals_;  // [pairs]
-    std::vector<float> sums_;    // [pairs][value_width in whole panels]
+    std::vector<float> totals_;  // [key heads][pairs]
+    std::vector<float> sums_;    // [key heads][pairs][value_width in whole panels]
 };
 
 }  // namespace cmpool::engine

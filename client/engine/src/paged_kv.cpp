@@ -5,11 +5,14 @@
 #include <cmpool/base/units.h>
 #include <cmpool/engine/paged_kv.h>
 
+#include <sys/mman.h>
+
 namespace cmpool::engine {
 
 namespace {
 
 constexpr std::size_t kPageBytes = 4 * KiB;
+constexpr std::size_t kHugePageBytes = 2 * MiB;
 
 }  // namespace
 
@@ -43,11 +46,16 @@ Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_
         return fail(Errc::Invalid, "expected 1 block or more and at most {}, saw {} blocks of {}",
                     format_bytes(kArenaBytesMax), capacity_blocks, format_bytes(shape.bytes()));
     }
-    auto* arena = static_cast<std::byte*>(std::aligned_alloc(kPageBytes, arena_bytes));
+    // A step walks through all KV of its sequences: with small pages most of the time goes into finding
+    // those. Advice only, so memory that is not used yet still costs nothing where it is not taken.
+    const bool huge = arena_bytes >= kHugePageBytes;
+    auto* arena =
+        static_cast<std::byte*>(std::aligned_alloc(huge ? kHugePageBytes : kPageBytes, arena_bytes));
     if (arena == nullptr) {
         return fail(Errc::NoCapacity, "the host has no {} of memory for {} KV blocks",
                     format_bytes(arena_bytes), capacity_blocks);
     }
+    if (huge) ::madvise(arena, arena_bytes, MADV_HUGEPAGE);
     return PagedKv{shape, capacity_blocks, arena};
 }
 
