@@ -8,11 +8,13 @@ namespace cmpool::engine {
 namespace {
 
 // Pairs of row and head that a tile of keys serves once it is in the cache.
-constexpr std::size_t kPairs = 32;
+constexpr std::size_t kPairs = 64;
 constexpr std::size_t kTilePanels = 4;
 constexpr std::size_t kTilePositions = kTilePanels * kLanes;
-// Scores of a pass stay in the second cache, unless one head's are more: 1 MiB.
-constexpr std::size_t kScoresMax = 1U << 18;
+// So many pairs repay the copy of values to one place, where their chains run on over blocks.
+constexpr std::size_t kPairsToCopy = 8;
+// Scores of a pass stay in the second cache, unless one head's are more: 512 KiB.
+constexpr std::size_t kScoresMax = 1U << 17;
 
 }  // namespace
 
@@ -42,19 +44,21 @@ Attention::Attention(const AttentionShape& shape)
       totals_(shape.kv_heads * kPairs),
       sums_(shape.kv_heads * kPairs * lanes_up(shape.value_width)) {}
 
-// A position's heads lie side by side in memory, so as many as fit are taken together.
+// A position's heads lie side by side in memory, so as many as fit are taken together; their keys and
+// values stay near for all rows.
 void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,
                     Rows<float> out) {
     // An odd number of lines: rows of a power of two would share the same few places of a cache.
     score_stride_ = lanes_up(start + count);
     if (score_stride_ / kLanes % 2 == 0) score_stride_ += kLanes;
     const std::size_t pairs = count * group_;
-    for (std::size_t first = 0; first < pairs; first += kPairs) {
-        Pass pass{.first = first, .count = std::min(kPairs, pairs - first), .start = start};
-        pass.positions = start + row_of(pass, pass.count - 1) + 1;
-        const std::size_t most = std::max<std::size_t>(1, kScoresMax / (pass.count * score_stride_));
-        for (; pass.kv_first < shape_.kv_heads; pass.kv_first += pass.kv_count) {
-            pass.kv_count = std::min(most, shape_.kv_heads - pass.kv_first);
+    const std::size_t most = std::max<std::size_t>(1, kScoresMax / (std::min(kPairs, pairs) * score_stride_));
+    Pass pass{.start = start};
+    for (; pass.kv_first < shape_.kv_heads; pass.kv_first += pass.kv_count) {
+        pass.kv_count = std::min(most, shape_.kv_heads - pass.kv_first);
+        for (pass.first = 0; pass.first < pairs; pass.first += pass.count) {
+            pass.count = std::min(kPairs, pairs - pass.first);
+            pass.positions = start + row_of(pass, pass.count - 1) + 1;
             run(kv, pass, queries, out);
         }
     }
@@ -138,29 +142,33 @@ void Attention::weigh(const Pass& pass) {
 
 void Attention::sum(const KvView& kv, const Pass& pass) {
     const std::size_t width = lanes_up(shape_.value_width);
+    // A panel must not reach beyond a row of values: the last one may end the memory.
+    const bool copied = width != shape_.value_width || pass.count >= kPairsToCopy;
     std::size_t run = 0;
     for (std::size_t first = 0; first < pass.positions; first += run) {
-        run = std::min({kv.run(first), kTilePositions, pass.positions - first});
-        const float* all_rows = kv.at(first, shape_.value_part);
+        run = std::min({copied ? kTilePositions : kv.run(first), kTilePositions, pass.positions - first});
         for (std::size_t kv_head = 0; kv_head < pass.kv_count; ++kv_head) {
-            const float* rows = all_rows + (pass.kv_first + kv_head) * shape_.value_width;
-            std::size_t stride = kv.row_width();
-            if (width != shape_.value_width) {
-                // A panel must not reach beyond the row: the last one may end the memory.
-                auto* copies = reinterpret_cast<float*>(values_.data());
-                for (std::size_t row = 0; row < run; ++row) {
-                    std::memcpy(copies + row * width, rows + row * stride,
-                                shape_.value_width * sizeof(float));
-                }
-                rows = copies;
-                stride = width;
-            }
+            const std::size_t skip = (pass.kv_first + kv_head) * shape_.value_width;
+            const float* rows =
+                copied ? copy_values(kv, first, run, skip) : kv.at(first, shape_.value_part) + skip;
+            const std::size_t stride = copied ? width : kv.row_width();
             const auto weights = scores_of(pass, kv_head);
             const auto multiply = first == 0 ? kernels_.multiply : kernels_.multiply_on;
             multiply({rows, kLanes, stride, width / kLanes, run}, {weights.data + first, weights.stride},
                      pass.count, sums_of(pass, kv_head));
         }
     }
+}
+
+const float* Attention::copy_values(const KvView& kv, std::size_t first, std::size_t count,
+                                    std::size_t skip) {
+    auto* copies = reinterpret_cast<float*>(values_.data());
+    const std::size_t width = lanes_up(shape_.value_width);
+    for (std::size_t index = 0; index < count; ++index) {
+        std::memcpy(copies + index * width, kv.at(first + index, shape_.value_part) + skip,
+                    shape_.value_width * sizeof(float));
+    }
+    return copies;
 }
 
 void Attention::scatter(const Pass& pass, Rows<float> out) {

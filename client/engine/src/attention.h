@@ -65,6 +65,8 @@ private:
     void weigh(const Pass& pass);
     void sum(const KvView& kv, const Pass& pass);
     void scatter(const Pass& pass, Rows<float> out);
+    /// One head's values of some positions, in rows of whole panels.
+    const float* copy_values(const KvView& kv, std::size_t first, std::size_t count, std::size_t skip);
     [[nodiscard]] std::size_t row_of(const Pass& pass, std::size_t pair) const noexcept;
     [[nodiscard]] std::size_t head_of(const Pass& pass, std::size_t kv_head, std::size_t pair) const noexcept;
     /// Of key head `kv_head` of the pass, rows by pair.
@@ -74,12 +76,11 @@ private:
 
     const Kernels& kernels_;
     AttentionShape shape_;
-    std::size_t group_;         // query heads to a key head
-    std::vector<float> zeros_;  // the keys of a position that does not exist
-    std::vector<float> query_;  // [key heads][pairs][key_width]
-    std::vector<Line> keys_;    // [panels of a tile][key heads][key_width], a lane per position
-    std::vector<Line>
-        values_;  // [positions of a tile][panels of value_width], where rows are no whole panels
+    std::size_t group_;          // query heads to a key head
+    std::vector<float> zeros_;   // the keys of a position that does not exist
+    std::vector<float> query_;   // [key heads][pairs][key_width]
+    std::vector<Line> keys_;     // [panels of a tile][key heads][key_width], a lane per position
+    std::vector<Line> values_;   // [positions of a tile][panels of value_width], where they are copied
     std::vector<float> scores_;  // [key heads][pairs][positions in whole panels]
     std::size_t score_stride_ = 0;
     std::vector<float> totals_;  // [key heads][pairs]
