@@ -216,6 +216,10 @@ TEST_CASE("a configuration with a field that is missing, absurd or of another ki
             CHECK(model.error().code == Errc::Invalid);
         }
     }
+    const auto deep = std::string(400'000, '[') + std::string(400'000, ']');
+    check_refused(
+        parse(replaced(testing::kLlamaConfig, "\"hidden_size\":24", "\"hidden_size\":" + deep), weights),
+        "saw an array");
     const auto with = [&](const std::string& text) {
         return replaced(testing::kLlamaConfig, "{", "{" + text + ",");
     };

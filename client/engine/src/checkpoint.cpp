@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include <cmpool/engine/model.h>
@@ -188,8 +189,9 @@ struct Files {
 Result<Files> find_files(const std::filesystem::path& folder) {
     constexpr const char* kSingle = "model.safetensors";
     constexpr const char* kIndex = "model.safetensors.index.json";
-    if (std::filesystem::exists(folder / kSingle)) return Files{{}, {kSingle}};
-    if (!std::filesystem::exists(folder / kIndex)) {
+    std::error_code none;
+    if (std::filesystem::exists(folder / kSingle, none)) return Files{{}, {kSingle}};
+    if (!std::filesystem::exists(folder / kIndex, none)) {
         return fail(Errc::Invalid, "{}: expected {} or {} beside config.json, saw neither", folder.string(),
                     kSingle, kIndex);
     }

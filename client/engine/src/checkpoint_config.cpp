@@ -14,8 +14,10 @@ namespace {
 
 using nlohmann::json;
 
+// What is nested is only named: printing it would go as deep as a hostile file does.
 std::string shown(const json& value) {
     constexpr std::size_t kShownBytes = 80;
+    if (value.is_structured() && !value.empty()) return fmt::format("an {}", value.type_name());
     return value.dump(-1, ' ', true).substr(0, kShownBytes);
 }
 

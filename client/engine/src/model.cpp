@@ -2,6 +2,7 @@
 #include "weights.h"
 
 #include <charconv>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -103,7 +104,8 @@ Result<Model> Model::open(const std::string& spec) {
 }
 
 Result<Model> Model::load(const std::filesystem::path& path) {
-    if (std::filesystem::is_directory(path)) return load_checkpoint(path);
+    std::error_code none;
+    if (std::filesystem::is_directory(path, none)) return load_checkpoint(path);
     const auto content = read_file(path, kFileBytesMax);
     if (!content) return fail(content.error());
     return name_file(parse(*content), path);

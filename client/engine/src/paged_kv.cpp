@@ -41,16 +41,17 @@ void PagedKv::Free::operator()(std::byte* arena) const noexcept { std::free(aren
 
 Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_blocks) {
     if (auto sound = shape.check(); !sound) return fail(sound.error());
-    const std::uint64_t arena_bytes = round_up(shape.bytes() * capacity_blocks, kPageBytes);
+    // A step walks through all KV of its sequences: with small pages most of the time goes into finding
+    // those. Only advice, so memory that is not used yet still costs nothing.
+    const std::uint64_t block_bytes = shape.bytes() * capacity_blocks;
+    const bool huge = block_bytes >= kHugePageBytes;
+    const std::size_t alignment = huge ? kHugePageBytes : kPageBytes;
+    const std::uint64_t arena_bytes = round_up(block_bytes, alignment);
     if (capacity_blocks == 0 || arena_bytes > kArenaBytesMax) {
         return fail(Errc::Invalid, "expected 1 block or more and at most {}, saw {} blocks of {}",
                     format_bytes(kArenaBytesMax), capacity_blocks, format_bytes(shape.bytes()));
     }
-    // A step walks through all KV of its sequences: with small pages most of the time goes into finding
-    // those. Advice only, so memory that is not used yet still costs nothing where it is not taken.
-    const bool huge = arena_bytes >= kHugePageBytes;
-    auto* arena =
-        static_cast<std::byte*>(std::aligned_alloc(huge ? kHugePageBytes : kPageBytes, arena_bytes));
+    auto* arena = static_cast<std::byte*>(std::aligned_alloc(alignment, arena_bytes));
     if (arena == nullptr) {
         return fail(Errc::NoCapacity, "the host has no {} of memory for {} KV blocks",
                     format_bytes(arena_bytes), capacity_blocks);

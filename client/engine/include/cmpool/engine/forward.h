@@ -26,14 +26,11 @@ public:
     virtual ~LayerHooks() = default;
 
     /// The KV of layer `layer` of the batch's own tokens is now in their blocks, and stays as it is.
-    virtual void on_written(std::size_t layer, std::span<const Slice> batch) {
-        static_cast<void>(layer), static_cast<void>(batch);
-    }
+    virtual void on_written(std::size_t /*layer*/, std::span<const Slice> /*batch*/) {}
     /// Layer `layer` is about to read the KV of every position before each slice's `start`; of what
     /// was loaded, it must be there when this returns. False gives the step up: what should have come
     /// will not, or not in time.
-    [[nodiscard]] virtual bool on_reading(std::size_t layer, std::span<const Slice> batch) {
-        static_cast<void>(layer), static_cast<void>(batch);
+    [[nodiscard]] virtual bool on_reading(std::size_t /*layer*/, std::span<const Slice> /*batch*/) {
         return true;
     }
 };
