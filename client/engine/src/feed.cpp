@@ -6,11 +6,25 @@
 
 namespace cmpool::engine {
 
+namespace {
+
+// Sizes that no layer has are backed by no weights, so they must not cost memory: dense layers come first.
+ExpertsConfig experts_of(const ModelConfig& config) {
+    return config.is_dense(config.layers - 1) ? ExpertsConfig{} : config.experts;
+}
+
+std::size_t widest_of(const ModelConfig& config) {
+    const ExpertsConfig experts = experts_of(config);
+    return std::max({config.is_dense(0) ? config.hidden : 0, experts.hidden, experts.shared_hidden});
+}
+
+}  // namespace
+
 Feed::Feed(const ModelConfig& config, std::size_t rows_max)
     : kernels_(best_kernels()),
       dim_(config.dim),
-      experts_(config.experts),
-      gate_(rows_max, std::max({config.hidden, config.experts.hidden, config.experts.shared_hidden})),
+      experts_(experts_of(config)),
+      gate_(rows_max, widest_of(config)),
       up_(gate_),
       likely_(rows_max, experts_.count),
       asked_(experts_.count == 0 ? 0 : rows_max, dim_),
