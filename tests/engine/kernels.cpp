@@ -24,10 +24,8 @@ bool same_bytes(const std::vector<float>& one, const std::vector<float>& other) 
     return std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0;
 }
 
-std::vector<Line> lines_of(const std::vector<float>& values) {
-    std::vector<Line> lines(values.size() / kLanes);
-    std::memcpy(static_cast<void*>(lines.data()), values.data(), values.size() * sizeof(float));
-    return lines;
+Panels panels_of(const std::vector<float>& values, std::size_t count, std::size_t inputs) {
+    return {values.data(), inputs * kLanes, kLanes, count, inputs};
 }
 
 }  // namespace
@@ -37,13 +35,13 @@ TEST_CASE("all instruction sets give the same bytes") {
     constexpr std::size_t kInputs = 37;
     constexpr std::size_t kPanels = 7;
     constexpr std::size_t kRows = 15;
-    const auto lines = lines_of(seeded(kInputs * kPanels * kLanes, 1));
+    const auto weights = seeded(kInputs * kPanels * kLanes, 1);
     const auto x = seeded(kRows * kInputs, 2);
     std::vector<std::vector<float>> products, sums, gates;
     for (const Kernels* kernels : all_kernels()) {
         MESSAGE("this CPU runs " << std::string(kernels->name));
         std::vector<float> y(kRows * kPanels * kLanes);
-        kernels->multiply({lines.data(), kInputs, kPanels, kInputs}, {x.data(), kInputs}, kRows,
+        kernels->multiply(panels_of(weights, kPanels, kInputs), {x.data(), kInputs}, kRows,
                           {y.data(), kPanels * kLanes});
         products.push_back(y);
         auto values = seeded(kLanes * 3, 3);
@@ -64,9 +62,9 @@ TEST_CASE("a row's product is the same alone and among any number of others") {
     constexpr std::size_t kInputs = 50;
     constexpr std::size_t kPanels = 5;
     constexpr std::size_t kRows = 21;
-    const auto lines = lines_of(seeded(kInputs * kPanels * kLanes, 5));
+    const auto weights = seeded(kInputs * kPanels * kLanes, 5);
     const auto x = seeded(kRows * kInputs, 6);
-    const Panels panels{lines.data(), kInputs, kPanels, kInputs};
+    const Panels panels = panels_of(weights, kPanels, kInputs);
     for (const Kernels* kernels : all_kernels()) {
         std::vector<float> together(kRows * kPanels * kLanes);
         kernels->multiply(panels, {x.data(), kInputs}, kRows, {together.data(), kPanels * kLanes});
@@ -77,6 +75,48 @@ TEST_CASE("a row's product is the same alone and among any number of others") {
                                   {apart.data() + row * kPanels * kLanes, kPanels * kLanes});
             }
             CHECK(same_bytes(apart, together));
+        }
+    }
+}
+
+// Attention reads values block by block: where a block ends must not show.
+TEST_CASE("a chain that goes on in several runs is the chain in one") {
+    constexpr std::size_t kInputs = 50;
+    constexpr std::size_t kPanels = 3;
+    constexpr std::size_t kRows = 13;
+    const auto weights = seeded(kInputs * kPanels * kLanes, 9);
+    const auto x = seeded(kRows * kInputs, 10);
+    for (const Kernels* kernels : all_kernels()) {
+        std::vector<float> whole(kRows * kPanels * kLanes);
+        kernels->multiply(panels_of(weights, kPanels, kInputs), {x.data(), kInputs}, kRows,
+                          {whole.data(), kPanels * kLanes});
+        for (const std::size_t run : {1, 7, 16, 49}) {
+            CAPTURE(run);
+            std::vector<float> runs(whole.size());
+            for (std::size_t first = 0; first < kInputs; first += run) {
+                Panels part = panels_of(weights, kPanels, kInputs);
+                part.data += first * kLanes;
+                part.inputs = std::min(run, kInputs - first);
+                (first == 0 ? kernels->multiply : kernels->multiply_on)(
+                    part, {x.data() + first, kInputs}, kRows, {runs.data(), kPanels * kLanes});
+            }
+            CHECK(same_bytes(runs, whole));
+        }
+    }
+}
+
+TEST_CASE("rows become a panel, whatever their width") {
+    for (const std::size_t width : {1, 4, 6, 8, 37}) {
+        const auto values = seeded(kLanes * width, width);
+        const float* rows[kLanes];
+        for (std::size_t lane = 0; lane < kLanes; ++lane) rows[lane] = values.data() + lane * width;
+        for (const Kernels* kernels : all_kernels()) {
+            std::vector<Line> panel(width);
+            kernels->to_panel(rows, width, panel.data());
+            for (std::size_t at = 0; at < width; ++at) {
+                for (std::size_t lane = 0; lane < kLanes; ++lane)
+                    REQUIRE(panel[at].lane[lane] == rows[lane][at]);
+            }
         }
     }
 }

@@ -1,3 +1,4 @@
+#include "checkpoint_files.h"
 #include "memory_store.h"
 
 #include <cstring>
@@ -20,7 +21,13 @@ Tokens seeded_prompt(const engine::Model& model, std::size_t count, std::uint64_
     return tokens;
 }
 
-/// What a forward pass left behind: each token's keys and values by layer, and the last logits.
+/// One of each kind: keys and values of equal heads, of shared heads with norms and experts, latents.
+std::vector<engine::Model> all_models() {
+    return {engine::Model::synthetic(kParameters).value(), testing::seeded_checkpoint(testing::kQwenConfig),
+            testing::seeded_checkpoint(testing::kDeepseekConfig)};
+}
+
+/// What a forward pass left behind: what is kept of each token by layer, and the last logits.
 /// It does not depend on the block size, so runs with different ones compare too.
 using Trace = std::vector<float>;
 
@@ -32,7 +39,7 @@ Trace trace(engine::PagedKv& kv, std::span<const std::uint32_t> blocks, std::siz
     for (std::size_t position = 0; position < tokens; ++position) {
         const auto* block =
             reinterpret_cast<const float*>(kv.block_bytes(blocks[position / shape.tokens]).data());
-        for (std::size_t part = 0; part < std::size_t{shape.layers} * 2; ++part) {
+        for (std::size_t part = 0; part < std::size_t{shape.layers} * shape.parts; ++part) {
             const float* from = block + (part * shape.tokens + position % shape.tokens) * row;
             out.insert(out.end(), from, from + row);
         }
@@ -64,68 +71,74 @@ bool same_bytes(const Trace& one, const Trace& other) {
 }  // namespace
 
 TEST_CASE("KV bytes do not depend on how prefill is cut into chunks, nor on the block size") {
-    const auto model = engine::Model::synthetic(kParameters).value();
-    const auto prompt = seeded_prompt(model, 150);
-    const auto whole = prefill(model, prompt, prompt.size());
-    for (const std::size_t chunk : {1, 3, 7, 16, 64}) {
-        CAPTURE(chunk);
-        CHECK(same_bytes(prefill(model, prompt, chunk), whole));
-    }
-    for (const std::uint32_t block_tokens : {1, 5, 32}) {
-        CAPTURE(block_tokens);
-        CHECK(same_bytes(prefill(model, prompt, 48, block_tokens), whole));
+    for (const auto& model : all_models()) {
+        CAPTURE(model.identity());
+        const auto prompt = seeded_prompt(model, 150);
+        const auto whole = prefill(model, prompt, prompt.size());
+        for (const std::size_t chunk : {1, 3, 7, 16, 33, 64}) {
+            CAPTURE(chunk);
+            CHECK(same_bytes(prefill(model, prompt, chunk), whole));
+        }
+        for (const std::uint32_t block_tokens : {1, 5, 32, 200}) {
+            CAPTURE(block_tokens);
+            CHECK(same_bytes(prefill(model, prompt, 48, block_tokens), whole));
+        }
     }
 }
 
 // Continuous batching puts strangers next to each other; none may feel it.
 TEST_CASE("KV bytes do not depend on what else is in the batch") {
-    const auto model = engine::Model::synthetic(kParameters).value();
-    auto kv = engine::PagedKv::create(model.config().block_shape(16), 64).value();
-    const std::size_t lengths[] = {1, 40, 17};
-    std::vector<Tokens> prompts;
-    std::vector<std::unique_ptr<engine::BlockTable>> tables;
-    std::vector<engine::Slice> batch;
-    for (const std::size_t length : lengths) {
-        prompts.push_back(seeded_prompt(model, length, length));
-        tables.push_back(std::make_unique<engine::BlockTable>(kv));
-        REQUIRE(tables.back()->reserve(length));
-    }
-    for (std::size_t index = 0; index < prompts.size(); ++index)
-        batch.push_back({prompts[index], 0, tables[index]->blocks()});
-    engine::Forward forward(model, kv, 58);
-    forward.step(batch);
-    for (std::size_t index = 0; index < prompts.size(); ++index) {
-        CAPTURE(index);
-        const auto together =
-            trace(kv, tables[index]->blocks(), prompts[index].size(), forward.logits(index));
-        CHECK(same_bytes(together, prefill(model, prompts[index], prompts[index].size())));
+    for (const auto& model : all_models()) {
+        CAPTURE(model.identity());
+        auto kv = engine::PagedKv::create(model.config().block_shape(16), 64).value();
+        const std::size_t lengths[] = {1, 40, 17};
+        std::vector<Tokens> prompts;
+        std::vector<std::unique_ptr<engine::BlockTable>> tables;
+        std::vector<engine::Slice> batch;
+        for (const std::size_t length : lengths) {
+            prompts.push_back(seeded_prompt(model, length, length));
+            tables.push_back(std::make_unique<engine::BlockTable>(kv));
+            REQUIRE(tables.back()->reserve(length));
+        }
+        for (std::size_t index = 0; index < prompts.size(); ++index)
+            batch.push_back({prompts[index], 0, tables[index]->blocks()});
+        engine::Forward forward(model, kv, 58);
+        forward.step(batch);
+        for (std::size_t index = 0; index < prompts.size(); ++index) {
+            CAPTURE(index);
+            const auto together =
+                trace(kv, tables[index]->blocks(), prompts[index].size(), forward.logits(index));
+            CHECK(same_bytes(together, prefill(model, prompts[index], prompts[index].size())));
+        }
     }
 }
 
 // The whole point: computing after any number of cached blocks ends in the same bytes as computing all.
 TEST_CASE("every hit length gives the cold run's tokens, and stores the cold run's bytes") {
-    const auto model = engine::Model::synthetic(kParameters).value();
     const SystemClock clock;
-    const auto prompt = seeded_prompt(model, 83);
-    auto kv = engine::PagedKv::create(model.config().block_shape(8), 64).value();
-    const auto cold = engine::Generator(model, kv, nullptr, clock).generate(prompt, 24).value();
-    CHECK(cold.reused_tokens == 0);
+    for (const auto& model : all_models()) {
+        CAPTURE(model.identity());
+        const auto prompt = seeded_prompt(model, 83);
+        auto kv = engine::PagedKv::create(model.config().block_shape(8), 64).value();
+        const auto cold = engine::Generator(model, kv, nullptr, clock).generate(prompt, 24).value();
+        CHECK(cold.reused_tokens == 0);
 
-    testing::MemoryStore all(8);
-    CHECK(engine::Generator(model, kv, &all, clock).generate(prompt, 24).value().tokens == cold.tokens);
-    CHECK(all.stored_blocks == 10);
-    for (std::size_t hit = 0; hit <= 10; ++hit) {
-        CAPTURE(hit);
-        all.blocks_max = hit;
-        testing::MemoryStore before = all;
-        const auto warm =
-            engine::Generator(model, kv, &all, clock, {.chunk_tokens = 13}).generate(prompt, 24).value();
-        CHECK(warm.reused_tokens == hit * 8);
-        CHECK(warm.tokens == cold.tokens);
-        CHECK(all.same_blocks(before));
+        testing::MemoryStore all(8);
+        CHECK(engine::Generator(model, kv, &all, clock).generate(prompt, 24).value().tokens == cold.tokens);
+        CHECK(all.stored_blocks == 10);
+        for (std::size_t hit = 0; hit <= 10; ++hit) {
+            CAPTURE(hit);
+            all.blocks_max = hit;
+            testing::MemoryStore before = all;
+            const auto warm =
+                engine::Generator(model, kv, &all, clock, {.chunk_tokens = 13}).generate(prompt, 24).value();
+            CHECK(warm.reused_tokens == hit * 8);
+            CHECK(warm.tokens == cold.tokens);
+            CHECK(all.same_blocks(before));
+        }
+        CHECK(all.flushes == 12);
+        CHECK(kv.free_blocks() == kv.capacity_blocks());
     }
-    CHECK(all.flushes == 12);
-    CHECK(kv.free_blocks() == kv.capacity_blocks());
 }
 
 // Logits come from computing the last token, so a full hit of a whole number of blocks is cut by one.

@@ -8,7 +8,18 @@ TEST_CASE("a block shape without tokens or above the limit is refused") {
     CHECK(BlockShape{6, 16, 7, 64, 4}.check());
     CHECK_FALSE(BlockShape{6, 0, 7, 64, 4}.check());
     CHECK_FALSE(BlockShape{1024, 1024, 8, 128, 2}.check());
+    CHECK(BlockShape::latent(61, 64, 576, 2).check());
+    CHECK_FALSE(BlockShape::latent(0, 64, 576, 2).check());
+    CHECK_FALSE(BlockShape{6, 16, 7, 64, 4, 0}.check());
+    CHECK_FALSE(BlockShape{6, 16, 7, 64, 4, 3}.check());
     CHECK_FALSE(BlockShape{UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}.check());
+}
+
+// An engine that takes one for the other would read beyond a row.
+TEST_CASE("a latent block and one of keys and values are never the same shape") {
+    CHECK(BlockShape{6, 16, 1, 64, 4} != BlockShape::latent(6, 16, 64, 4));
+    CHECK(BlockShape{6, 16, 1, 64, 4}.bytes() == 2 * BlockShape::latent(6, 16, 64, 4).bytes());
+    CHECK(BlockShape{6, 16, 1, 64, 4}.layer_bytes() * 6 == BlockShape{6, 16, 1, 64, 4}.bytes());
 }
 
 TEST_CASE("blocks lie one after the other and are handed out once each") {

@@ -24,8 +24,9 @@ struct alignas(kLanes * sizeof(float)) Line {
 
 /// A weight matrix as the kernels read it: panel p holds outputs 16p to 16p+15, input by input.
 struct Panels {
-    const Line* lines;
-    std::size_t panel_stride;  ///< lines from one panel to the next
+    const float* data;
+    std::size_t panel_stride;  ///< floats from one panel to the next
+    std::size_t input_stride;  ///< floats from one input to the next
     std::size_t count;
     std::size_t inputs;
 };
@@ -41,6 +42,10 @@ struct Kernels {
     const char* name;
     /// y[r][o] = sum over i of w[o][i] * x[r][i]; rows of y have room for all lanes of all panels.
     void (*multiply)(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y);
+    /// The same, but the chains go on from what y holds: inputs may come in several runs.
+    void (*multiply_on)(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y);
+    /// out[i].lane[l] = rows[l][i] for i < width: kLanes rows become a panel.
+    void (*to_panel)(const float* const* rows, std::size_t width, Line* out);
     /// values[i] = exp(scale * (values[i] - largest)) for i < count, then 0 up to lanes_up(count);
     /// returns the sum.
     float (*exponentials)(float* values, std::size_t count, float scale);

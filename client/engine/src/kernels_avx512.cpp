@@ -3,6 +3,6 @@
 namespace cmpool::engine {
 
 extern const Kernels kAvx512Kernels;
-const Kernels kAvx512Kernels{"avx512", multiply, exponentials, silu_multiply};
+const Kernels kAvx512Kernels{"avx512", multiply, multiply_on, to_panel, exponentials, silu_multiply};
 
 }  // namespace cmpool::engine

@@ -45,14 +45,23 @@ inline Vec load(const float* from) {
 inline void store(float* to, Vec value) { __builtin_memcpy(to, &value, sizeof(value)); }
 
 template <int kRows, int kPanels>
-void tile(const Line* w, std::size_t panel_stride, std::size_t inputs, Rows<const float> x, Rows<float> y) {
+void tile(const Panels& w, Rows<const float> x, Rows<float> y, bool on) {
     constexpr int kVecs = kPanels * kParts;
     Vec sum[kRows][kVecs] = {};
-    for (std::size_t input = 0; input < inputs; ++input) {
+    if (on) {
+#pragma GCC unroll 16
+        for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+            for (int vec = 0; vec < kVecs; ++vec)
+                sum[row][vec] = load(y.data + row * y.stride + vec * kWidth);
+        }
+    }
+    const float* line = w.data;
+    for (std::size_t input = 0; input < w.inputs; ++input, line += w.input_stride) {
         Vec weight[kVecs];
 #pragma GCC unroll 16
         for (int vec = 0; vec < kVecs; ++vec)
-            weight[vec] = load(w[vec / kParts * panel_stride + input].lane + vec % kParts * kWidth);
+            weight[vec] = load(line + vec / kParts * w.panel_stride + vec % kParts * kWidth);
 #pragma GCC unroll 16
         for (int row = 0; row < kRows; ++row) {
             const Vec value = splat(x.data[row * x.stride + input]);
@@ -69,15 +78,11 @@ void tile(const Line* w, std::size_t panel_stride, std::size_t inputs, Rows<cons
 
 // Weights stay in the first cache while all rows pass over them.
 template <int kPanels>
-void panels_times_rows(const Line* w, const Panels& shape, Rows<const float> x, std::size_t rows,
-                       Rows<float> y) {
+void panels_times_rows(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y, bool on) {
     std::size_t row = 0;
     const auto run = [&](auto tile_of_rows, std::size_t step) {
-        for (; row + step <= rows; row += step) {
-            tile_of_rows(w, shape.panel_stride, shape.inputs,
-                         Rows<const float>{x.data + row * x.stride, x.stride},
-                         Rows<float>{y.data + row * y.stride, y.stride});
-        }
+        for (; row + step <= rows; row += step)
+            tile_of_rows(w, {x.data + row * x.stride, x.stride}, {y.data + row * y.stride, y.stride}, on);
     };
     run(tile<kTileRows, kPanels>, kTileRows);
     run(tile<2, kPanels>, 2);
@@ -85,17 +90,52 @@ void panels_times_rows(const Line* w, const Panels& shape, Rows<const float> x, 
 }
 
 // A single row has too few independent chains in one panel to fill the pipeline: it takes four.
-void multiply(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y) {
+void product(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y, bool on) {
     std::size_t panel = 0;
     const auto run = [&](auto several, std::size_t step) {
         for (; panel + step <= w.count; panel += step) {
-            several(w.lines + panel * w.panel_stride, w, x, rows,
-                    Rows<float>{y.data + panel * kLanes, y.stride});
+            const Panels part{w.data + panel * w.panel_stride, w.panel_stride, w.input_stride, step,
+                              w.inputs};
+            several(part, x, rows, {y.data + panel * kLanes, y.stride}, on);
         }
     };
     if (rows < 4) run(panels_times_rows<4>, 4);
     run(panels_times_rows<kTilePanels>, kTilePanels);
     run(panels_times_rows<1>, 1);
+}
+
+void multiply(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y) {
+    product(w, x, rows, y, false);
+}
+
+void multiply_on(const Panels& w, Rows<const float> x, std::size_t rows, Rows<float> y) {
+    product(w, x, rows, y, true);
+}
+
+// In squares of four: every instruction set can turn those in registers.
+void to_panel(const float* const* rows, std::size_t width, Line* out) {
+    using Four = float __attribute__((vector_size(16)));
+    std::size_t at = 0;
+    for (; at + 4 <= width; at += 4) {
+        for (std::size_t lane = 0; lane < kLanes; lane += 4) {
+            Four row[4];
+            for (int index = 0; index < 4; ++index)
+                __builtin_memcpy(&row[index], rows[lane + index] + at, sizeof(Four));
+            const Four low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+            const Four low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+            const Four high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+            const Four high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+            const Four turned[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                                    __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                                    __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                                    __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+            for (int index = 0; index < 4; ++index)
+                __builtin_memcpy(out[at + index].lane + lane, &turned[index], sizeof(Four));
+        }
+    }
+    for (; at < width; ++at) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) out[at].lane[lane] = rows[lane][at];
+    }
 }
 
 // e^x by x = n ln 2 + r and a polynomial in r, as in Cephes' expf; n goes into the exponent bits.

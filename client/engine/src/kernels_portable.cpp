@@ -3,6 +3,6 @@
 namespace cmpool::engine {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{"portable", multiply, exponentials, silu_multiply};
+const Kernels kPortableKernels{"portable", multiply, multiply_on, to_panel, exponentials, silu_multiply};
 
 }  // namespace cmpool::engine

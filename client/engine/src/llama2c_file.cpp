@@ -61,25 +61,23 @@ private:
 };
 
 void read_tensors(FloatReader reader, const ModelConfig& config, Weights& weights) {
-    const auto per_layer = [&](auto member) {
-        for (auto& layer : weights.layers) reader.read(layer.*member);
+    const auto per_layer = [&](auto part_of) {
+        for (auto& layer : weights.layers) reader.read(part_of(layer));
     };
     reader.read(weights.embedding);
-    per_layer(&LayerWeights::attention_gain);
-    per_layer(&LayerWeights::query);
-    per_layer(&LayerWeights::key);
-    per_layer(&LayerWeights::value);
-    per_layer(&LayerWeights::output);
-    per_layer(&LayerWeights::feed_gain);
-    per_layer(&LayerWeights::gate);
-    per_layer(&LayerWeights::down);
-    per_layer(&LayerWeights::up);
+    per_layer([](auto& layer) -> auto& { return layer.attention_gain; });
+    per_layer([](auto& layer) -> auto& { return layer.query; });
+    per_layer([](auto& layer) -> auto& { return layer.key; });
+    per_layer([](auto& layer) -> auto& { return layer.value; });
+    per_layer([](auto& layer) -> auto& { return layer.output; });
+    per_layer([](auto& layer) -> auto& { return layer.feed_gain; });
+    per_layer([](auto& layer) -> auto& { return layer.feed.gate; });
+    per_layer([](auto& layer) -> auto& { return layer.feed.down; });
+    per_layer([](auto& layer) -> auto& { return layer.feed.up; });
     reader.read(weights.final_gain);
     reader.skip(std::uint64_t{config.context} * config.head_dim());
     if (!config.shared_embedding) return reader.read(weights.classifier);
-    for (std::size_t token = 0; token < config.vocab; ++token)
-        weights.classifier.set_row(token,
-                                   std::span(weights.embedding).subspan(token * config.dim, config.dim));
+    weights.share_embedding();
 }
 
 std::string content_digest(Bytes content) {

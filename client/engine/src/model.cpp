@@ -2,7 +2,9 @@
 #include "weights.h"
 
 #include <charconv>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include <cmpool/engine/model.h>
 
@@ -21,25 +23,74 @@ struct Limit {
 
 std::uint64_t ModelConfig::parameters() const noexcept {
     const std::uint64_t wide = dim;
-    const std::uint64_t layer = 2 * wide + 2 * wide * dim + 2 * wide * kv_dim() + 3 * wide * hidden;
-    return layers * layer + wide + (shared_embedding ? 1 : 2) * wide * vocab;
+    std::uint64_t attention = wide * query_dim() + wide * mixed_dim();
+    if (is_latent()) {
+        attention += wide * latent.width() + latent.rank +
+                     std::uint64_t{heads} * (latent.unrotated + latent.value) * latent.rank;
+    } else {
+        attention += 2 * wide * kv_dim();
+    }
+    if (head_norms) attention += 2 * std::uint64_t{head_dim()};
+    std::uint64_t sum = wide + (shared_embedding ? 1 : 2) * wide * vocab;
+    for (std::uint32_t layer = 0; layer < layers; ++layer) {
+        const std::uint64_t feed = is_dense(layer) ? 3 * wide * hidden
+                                                   : wide * experts.count + 3 * wide * experts.shared_hidden +
+                                                         3 * wide * experts.hidden * experts.count;
+        sum += 2 * wide + attention + feed;
+    }
+    return sum;
+}
+
+Result<void> RotationConfig::check() const {
+    // Comparisons are false for what is no number.
+    const bool sound = base > 1 && base <= 1e12 && factor >= 1 && factor <= 1e6 && amplitude > 0 &&
+                       amplitude <= 1e6 && (factor == 1 || original_context > 0) && fast > 0 && slow > 0 &&
+                       fast <= 1e6 && slow <= fast;
+    if (sound) return {};
+    return fail(
+        Errc::Invalid,
+        "expected a rotation with a base above 1 and up to 1e12, a factor and an amplitude up to 1e6 and an "
+        "original context, saw base {}, factor {}, original context {}, fast {}, slow {}, amplitude {}",
+        base, factor, original_context, fast, slow, amplitude);
 }
 
 Result<void> ModelConfig::check() const {
-    const Limit limits[] = {{"dim", dim, 1U << 16},           {"hidden", hidden, 1U << 18},
-                            {"layers", layers, 1U << 10},     {"heads", heads, 1U << 10},
-                            {"kv_heads", kv_heads, 1U << 10}, {"vocab", vocab, 1U << 20},
-                            {"context", context, 1U << 20}};
+    constexpr std::uint32_t kHeadMax = 1U << 12;
+    std::vector<Limit> limits{{"dim", dim, 1U << 16},           {"hidden", hidden, 1U << 18},
+                              {"layers", layers, 1U << 10},     {"heads", heads, 1U << 10},
+                              {"kv_heads", kv_heads, 1U << 10}, {"vocab", vocab, 1U << 20},
+                              {"context", context, 1U << 20}};
+    if (head_size != 0) limits.push_back({"head size", head_size, kHeadMax});
+    if (is_latent()) {
+        limits.insert(limits.end(), {{"latent rank", latent.rank, 1U << 16},
+                                     {"rotated head size", latent.rotated, kHeadMax},
+                                     {"unrotated head size", latent.unrotated, kHeadMax},
+                                     {"value head size", latent.value, kHeadMax}});
+    }
+    if (experts.count != 0) {
+        limits.insert(limits.end(),
+                      {{"experts", experts.count, 1U << 10},
+                       {"experts used", experts.used, experts.count},
+                       {"expert hidden", experts.hidden, 1U << 18},
+                       {"shared expert hidden + 1", experts.shared_hidden + 1, (1U << 18) + 1}});
+    }
     for (const auto& [name, value, max] : limits) {
         if (value == 0 || value > max)
             return fail(Errc::Invalid, "expected {} between 1 and {}, saw {}", name, max, value);
     }
-    if (dim % heads != 0 || heads % kv_heads != 0 || head_dim() % 2 != 0) {
+    const bool divided = head_size != 0 || is_latent() || dim % heads == 0;
+    if (!divided || heads % kv_heads != 0 || rotated_dim() % 2 != 0) {
         return fail(Errc::Invalid,
                     "expected kv_heads to divide heads, and heads dim into even parts, saw {} in {} in {}",
                     kv_heads, heads, dim);
     }
-    return {};
+    const bool epsilons = norm_epsilon > 0 && norm_epsilon < 1 && latent.norm_epsilon > 0;
+    if (!epsilons || !(experts.scale > 0 && experts.scale < 1e6f)) {
+        return fail(Errc::Invalid,
+                    "expected a norm epsilon between 0 and 1 and an expert scale above 0, saw {} and {}",
+                    norm_epsilon, experts.scale);
+    }
+    return rotation.check();
 }
 
 Model::Model(const ModelConfig& config, std::string identity, std::shared_ptr<const Weights> weights)
@@ -53,6 +104,8 @@ Result<Model> Model::open(const std::string& spec) {
 }
 
 Result<Model> Model::load(const std::filesystem::path& path) {
+    std::error_code none;
+    if (std::filesystem::is_directory(path, none)) return load_checkpoint(path);
     const auto content = read_file(path, kFileBytesMax);
     if (!content) return fail(content.error());
     return name_file(parse(*content), path);

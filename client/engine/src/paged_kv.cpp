@@ -5,26 +5,33 @@
 #include <cmpool/base/units.h>
 #include <cmpool/engine/paged_kv.h>
 
+#include <sys/mman.h>
+
 namespace cmpool::engine {
 
 namespace {
 
 constexpr std::size_t kPageBytes = 4 * KiB;
+constexpr std::size_t kHugePageBytes = 2 * MiB;
 
 }  // namespace
 
 Result<void> BlockShape::check() const {
-    if (layers == 0 || tokens == 0 || kv_heads == 0 || head_dim == 0 || elem_bytes == 0) {
-        return fail(Errc::Invalid, "expected a block shape without zeros, saw {}x2x{}x{}x{} of {} bytes",
-                    layers, tokens, kv_heads, head_dim, elem_bytes);
-    }
-    // Five 32-bit factors overflow 64 bits: each product is compared before the next is made.
-    std::uint64_t product = 2;
-    for (const std::uint64_t factor : {layers, tokens, kv_heads, head_dim, elem_bytes}) {
+    const auto seen = [this] {
+        return fmt::format("{}x{}x{}x{}x{} of {} bytes", layers, parts, tokens, kv_heads, head_dim,
+                           elem_bytes);
+    };
+    if (layers == 0 || parts == 0 || tokens == 0 || kv_heads == 0 || head_dim == 0 || elem_bytes == 0)
+        return fail(Errc::Invalid, "expected a block shape without zeros, saw {}", seen());
+    if (parts > 2)
+        return fail(Errc::Invalid, "expected keys and values or a latent (2 parts or 1), saw {}", seen());
+    // Six 32-bit factors overflow 64 bits: each product is compared before the next is made.
+    std::uint64_t product = 1;
+    for (const std::uint64_t factor : {layers, parts, tokens, kv_heads, head_dim, elem_bytes}) {
         product *= factor;
         if (product > kBlockBytesMax) {
-            return fail(Errc::Invalid, "expected a block of at most {}, saw {}x2x{}x{}x{} of {} bytes",
-                        format_bytes(kBlockBytesMax), layers, tokens, kv_heads, head_dim, elem_bytes);
+            return fail(Errc::Invalid, "expected a block of at most {}, saw {}", format_bytes(kBlockBytesMax),
+                        seen());
         }
     }
     return {};
@@ -34,16 +41,22 @@ void PagedKv::Free::operator()(std::byte* arena) const noexcept { std::free(aren
 
 Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_blocks) {
     if (auto sound = shape.check(); !sound) return fail(sound.error());
-    const std::uint64_t arena_bytes = round_up(shape.bytes() * capacity_blocks, kPageBytes);
+    // A step walks through all KV of its sequences: with small pages most of the time goes into finding
+    // those. Only advice, so memory that is not used yet still costs nothing.
+    const std::uint64_t block_bytes = shape.bytes() * capacity_blocks;
+    const bool huge = block_bytes >= kHugePageBytes;
+    const std::size_t alignment = huge ? kHugePageBytes : kPageBytes;
+    const std::uint64_t arena_bytes = round_up(block_bytes, alignment);
     if (capacity_blocks == 0 || arena_bytes > kArenaBytesMax) {
         return fail(Errc::Invalid, "expected 1 block or more and at most {}, saw {} blocks of {}",
                     format_bytes(kArenaBytesMax), capacity_blocks, format_bytes(shape.bytes()));
     }
-    auto* arena = static_cast<std::byte*>(std::aligned_alloc(kPageBytes, arena_bytes));
+    auto* arena = static_cast<std::byte*>(std::aligned_alloc(alignment, arena_bytes));
     if (arena == nullptr) {
         return fail(Errc::NoCapacity, "the host has no {} of memory for {} KV blocks",
                     format_bytes(arena_bytes), capacity_blocks);
     }
+    if (huge) ::madvise(arena, arena_bytes, MADV_HUGEPAGE);
     return PagedKv{shape, capacity_blocks, arena};
 }
 

@@ -140,8 +140,8 @@ client::NamespaceSpec namespace_of(const Model& model, const BlockShape& shape) 
     return {.model = "cmpool-engine",
             .revision = fmt::format("{}-b{}", to_hex(weights.bytes).substr(0, 16), shape.tokens),
             .dtype = "f32",
-            .layout = fmt::format("layers {} x kv 2 x tokens {} x heads {} x dim {}", shape.layers,
-                                  shape.tokens, shape.kv_heads, shape.head_dim),
+            .layout = fmt::format("layers {} x kv {} x tokens {} x heads {} x dim {}", shape.layers,
+                                  shape.parts, shape.tokens, shape.kv_heads, shape.head_dim),
             .parallel = "1",
             .engine = model.identity().substr(0, model::kNameBytesMax),
             .block_tokens = shape.tokens};

@@ -64,7 +64,7 @@ void fill_layer(LayerWeights& layer, WeightSource& source) {
     // Sharper queries: a token attends to few others, so what it says depends on which they are.
     source.fill(layer.query, 2.0);
     source.fill(layer.key);
-    for (Matrix* matrix : {&layer.value, &layer.output, &layer.gate, &layer.down, &layer.up})
+    for (Matrix* matrix : {&layer.value, &layer.output, &layer.feed.gate, &layer.feed.down, &layer.feed.up})
         source.fill(*matrix);
 }
 

@@ -18,10 +18,13 @@ public:
     Matrix(std::size_t outputs, std::size_t inputs);
 
     void set_row(std::size_t output, std::span<const float> weights);
+    void set(std::size_t output, std::size_t input, float weight) noexcept;
     [[nodiscard]] std::size_t outputs() const noexcept { return outputs_; }
     [[nodiscard]] std::size_t inputs() const noexcept { return inputs_; }
+    [[nodiscard]] bool empty() const noexcept { return lines_.empty(); }
     [[nodiscard]] Panels panels() const noexcept {
-        return {lines_.data(), inputs_, lanes_up(outputs_) / kLanes, inputs_};
+        return {reinterpret_cast<const float*>(lines_.data()), inputs_ * kLanes, kLanes,
+                lanes_up(outputs_) / kLanes, inputs_};
     }
 
 private:
@@ -30,23 +33,47 @@ private:
     std::vector<Line> lines_;
 };
 
-struct LayerWeights {
-    std::vector<float> attention_gain;
-    Matrix query, key, value, output;
-    std::vector<float> feed_gain;
+/// y = down(silu(gate x) * (up x)).
+struct FeedWeights {
     Matrix gate, down, up;
+
+    FeedWeights() = default;
+    FeedWeights(std::size_t dim, std::size_t hidden);
 };
 
-/// All that a forward pass reads. Rotations are those of position p and pair i at [p * pairs + i].
+/// Latent attention. The matrix that would make a head's key and value of the latent is split: a query
+/// goes through the key's half (absorb: unrotated query to latent), a result through the value's (expand:
+/// latent to value), so that keys and values never exist.
+struct LatentWeights {
+    Matrix compress;                     ///< the stream to [latent, turned key]
+    std::vector<float> gain;             ///< of the latent
+    std::vector<Matrix> absorb, expand;  ///< by head
+};
+
+struct LayerWeights {
+    std::vector<float> attention_gain;
+    Matrix query, key, value, output;         ///< no key and value where there is a latent
+    std::vector<float> query_gain, key_gain;  ///< of a head; empty without head norms
+    LatentWeights latent;
+    std::vector<float> feed_gain;
+    FeedWeights feed;  ///< the dense one, or the expert for all tokens
+    Matrix router;     ///< empty in a dense layer
+    std::vector<FeedWeights> experts;
+
+    LayerWeights(const ModelConfig& config, std::uint32_t layer);
+};
+
+/// All that a forward pass reads.
 struct Weights {
     std::vector<float> embedding;  // [vocab][dim]
     std::vector<LayerWeights> layers;
     std::vector<float> final_gain;
     Matrix classifier;
-    std::vector<float> cosine, sine;
 
-    /// Zero weights of the right shapes, and the rotation tables.
+    /// Zero weights of the right shapes.
     explicit Weights(const ModelConfig& config);
+    /// The output matrix is the embedding table.
+    void share_embedding();
 };
 
 }  // namespace cmpool::engine

@@ -17,6 +17,24 @@ struct Slice {
     std::span<const std::uint32_t> blocks;  ///< of the whole sequence, this slice included
 };
 
+/// Sees the layers of a step go by, so that cached blocks can come and new ones go while it computes.
+/// Per layer, in order: on_written() then on_reading(), each once for the whole batch.
+///
+///   Threads  called by step(), on the thread that called it
+class LayerHooks {
+public:
+    virtual ~LayerHooks() = default;
+
+    /// The KV of layer `layer` of the batch's own tokens is now in their blocks, and stays as it is.
+    virtual void on_written(std::size_t /*layer*/, std::span<const Slice> /*batch*/) {}
+    /// Layer `layer` is about to read the KV of every position before each slice's `start`; of what
+    /// was loaded, it must be there when this returns. False gives the step up: what should have come
+    /// will not, or not in time.
+    [[nodiscard]] virtual bool on_reading(std::size_t /*layer*/, std::span<const Slice> /*batch*/) {
+        return true;
+    }
+};
+
 /// The forward pass: writes the keys and values of tokens into their blocks, and gives logits.
 /// A token's KV bytes and logits depend on the tokens before it and on nothing else: not on how a
 /// prompt was cut into slices, on what else was in the batch, on the block size, or on the CPU.
@@ -35,6 +53,10 @@ public:
     [[nodiscard]] std::size_t rows_max() const noexcept;
     /// Computes a batch of slices, none of them empty, at most rows_max() tokens together.
     void step(std::span<const Slice> batch);
+    /// The same with hooks. False when a hook gave up: there are no logits, and the blocks hold the KV
+    /// of the batch's tokens for the layers that on_written() named. The step, or one of some of its
+    /// slices, can be repeated: it writes the same bytes.
+    [[nodiscard]] bool step(std::span<const Slice> batch, LayerHooks& hooks);
     /// Of slice `index` of the last step: one logit per piece of the vocabulary for what follows its
     /// last token. Valid until the next step.
     [[nodiscard]] std::span<const float> logits(std::size_t index) const noexcept;
