@@ -1,7 +1,5 @@
 #include "generate.h"
 
-#include "prefix_store.h"
-
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -9,6 +7,7 @@
 #include <memory>
 
 #include <cmpool/base/clock.h>
+#include <cmpool/engine/context.h>
 #include <cmpool/engine/generator.h>
 #include <cmpool/engine/tokenizer.h>
 
@@ -108,14 +107,17 @@ Result<void> generate(const GenerateOptions& options) {
     const std::uint32_t blocks = (config.context + options.block_tokens - 1) / options.block_tokens;
     auto kv = engine::PagedKv::create(config.block_shape(options.block_tokens), blocks);
     if (!kv) return fail(kv.error());
-    const auto store = make_prefix_store(options.pool, *model, *kv);
-    if (!store) return fail(store.error());
+    engine::Wake wake;
+    // One run shows what the pool holds; a server weighs loading against computing.
+    const auto cache = engine::open_cache(options.pool, *model, *kv,
+                                          {.on_progress = [&] { wake.notify(); }, .patient = true});
+    if (!cache) return fail(cache.error());
 
     const SystemClock clock;
-    engine::GeneratorOptions ways;
+    engine::GeneratorOptions ways{.wake = &wake};
     // Seeded weights mean nothing by the end of a text; a trained model does.
     if (!engine::is_synthetic(options.model)) ways.stop_tokens = {engine::kBosToken, engine::kEosToken};
-    engine::Generator generator(*model, *kv, store->get(), clock, ways);
+    engine::Generator generator(*model, *kv, cache->get(), clock, ways);
     for (const std::string& prompt : options.prompts) {
         const auto answer = answer_prompt(prompt, options.max_tokens, *tokenizer, generator);
         if (!answer) return fail(answer.error());
