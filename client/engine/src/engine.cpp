@@ -185,6 +185,7 @@ void Engine::stop(SequenceId id) {
 }
 
 void Engine::release(SequenceId id) {
+    if (std::ranges::find(closing_, id) != closing_.end()) return;
     stop(id);
     closing_.push_back(id);
     close();
