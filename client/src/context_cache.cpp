@@ -52,10 +52,11 @@ constexpr std::uint64_t kStoreBatchBytes = 8 * MiB;
 // Before anything was measured.
 constexpr Nanos kComputeGuess = 100us;  // a token
 constexpr double kLoadGuessNsPerByte = 1.0;
-// Loading that is so many times slower than computing helps nobody; now and then it is tried again.
-constexpr int kLoadTooSlow = 8;
-constexpr Nanos kTryAgain = 1s;
+// Loading must save so much time, and so large a part of it, to be worth the trouble; when it lately did
+// not, it is tried again after a while.
 constexpr Nanos kWorthIt = 100us;
+constexpr int kLittle = 8;
+constexpr Nanos kTryAgain = 1s;
 constexpr std::size_t kRecentMax = 16'384;
 
 /// Digests that were stored lately: two generations, of which the older is forgotten.
@@ -317,7 +318,7 @@ private:
     }
     [[nodiscard]] std::uint32_t cost_us() {
         const std::scoped_lock lock(shared_.mutex);
-        const Nanos cost = shared_.costs.compute(kv_.block_tokens).value_or(Nanos{0});
+        const Nanos cost = shared_.costs.compute(kv_.block_tokens).value_or(ComputeCost{}).block;
         return static_cast<std::uint32_t>(std::clamp<std::int64_t>(cost / 1us, 0, UINT32_MAX));
     }
 };
@@ -339,13 +340,11 @@ public:
         auto keys = pool_->chain(tokens);
         if (!keys || keys->empty()) return prefix;
         keys->resize(std::min(keys->size(), model::kBatchMax));
-        const Instant begun = shared_.clock.now();
         prefix.lease = pool_->match(*keys);
         prefix.keys = std::move(*keys);
         prefix.present = prefix.lease.blocks();
         const std::scoped_lock lock(shared_.mutex);
         if (!prefix.lease.trouble()) {
-            shared_.costs.asked(shared_.clock.now() - begun);
             // Gone from the pool, it may be stored again.
             for (const auto& key : std::span(prefix.keys).subspan(prefix.present)) shared_.recent.forget(key);
         }
@@ -358,7 +357,7 @@ public:
         auto state = std::make_shared<Load::State>(prefix.blocks, shared_.clock);
         {
             const std::scoped_lock lock(shared_.mutex);
-            state->compute_per_block = compute_per_block();
+            state->compute = compute_cost();
             state->load_per_block = load_per_block();
             state->patient = patient_;
         }
@@ -385,8 +384,9 @@ public:
 private:
     static constexpr std::size_t kLoadJobsMax = 256;
 
-    [[nodiscard]] Nanos compute_per_block() const {
-        return shared_.costs.compute(kv_.block_tokens).value_or(kComputeGuess * kv_.block_tokens);
+    [[nodiscard]] ComputeCost compute_cost() const {
+        const ComputeCost guess{.block = kComputeGuess * kv_.block_tokens};
+        return shared_.costs.compute(kv_.block_tokens).value_or(guess);
     }
     [[nodiscard]] Nanos load_per_block() const {
         const Nanos guess(static_cast<std::int64_t>(double(kv_.page_bytes()) * kLoadGuessNsPerByte));
@@ -397,10 +397,11 @@ private:
         if (blocks == 0) return false;
         const Instant now = shared_.clock.now();
         const Nanos load = load_per_block();
-        const Nanos compute = compute_per_block();
-        const double saved = double(blocks) * double(compute.count()) * double(compute.count()) /
-                             double((load + compute).count());
-        const bool worth = load < kLoadTooSlow * compute && saved > double(kWorthIt.count());
+        const ComputeCost compute = compute_cost();
+        const auto count = static_cast<std::int64_t>(blocks);
+        const Nanos alone = compute.step + compute.block * count;
+        const auto share = static_cast<std::int64_t>(front_share(blocks, load, compute));
+        const bool worth = alone - load * (count - share) > std::max(kWorthIt, alone / kLittle);
         if (!worth && !patient_ && now < try_again_) return false;
         if (!worth) try_again_ = now + kTryAgain;
         return true;

@@ -40,12 +40,13 @@ Advice Load::advise() const {
     const Nanos elapsed = state_->clock.now() - state_->batch_begun;
     const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(meeting.in_flight(), 1));
     const Nanos load = std::max(state_->load_per_block, elapsed / batch);
-    const Nanos compute = state_->compute_per_block;
+    const ComputeCost& compute = state_->compute;
+    const Nanos least = compute.step + compute.block;
     const std::size_t left = meeting.unclaimed() + meeting.in_flight();
     std::size_t share = std::min(front_share(left, load, compute), meeting.unclaimed());
-    if (share == 0 && load >= 2 * compute) share = 1;
+    if (share == 0 && load * static_cast<std::int64_t>(left) >= 2 * least) share = 1;
     if (share > 0) return {.compute_blocks = share};
-    const Nanos patience = compute / static_cast<std::int64_t>(std::max<std::size_t>(left - 1, 1)) * batch;
+    const Nanos patience = least / static_cast<std::int64_t>(std::max<std::size_t>(left - 1, 1)) * batch;
     return {.look_again = std::clamp(patience - elapsed, kLookAgainMin, kLookAgainMax)};
 }
 

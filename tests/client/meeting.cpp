@@ -1,4 +1,5 @@
 // Loading from the back, computing from the front: who fills which block, and when it pays.
+#include <cstdlib>
 #include <optional>
 #include <vector>
 
@@ -76,13 +77,15 @@ TEST_CASE("a stopped meeting claims nothing more for loading, and what is out st
 }
 
 TEST_CASE("both sides end together, and nobody computes what loads sooner") {
-    CHECK(front_share(100, 1ms, 1ms) == 50);
-    CHECK(front_share(100, 1ms, 3ms) == 25);
-    CHECK(front_share(100, 3ms, 1ms) == 75);
-    CHECK(front_share(100, 1us, 1ms) == 0);
-    CHECK(front_share(0, 1ms, 1ms) == 0);
-    CHECK(front_share(100, 0ms, 0ms) == 50);
-    CHECK(front_share(100, Nanos::max(), 1ms) == 99);
+    CHECK(front_share(100, 1ms, {0ms, 1ms}) == 50);
+    CHECK(front_share(100, 1ms, {0ms, 3ms}) == 25);
+    CHECK(front_share(100, 3ms, {0ms, 1ms}) == 75);
+    CHECK(front_share(100, 1us, {0ms, 1ms}) == 0);
+    CHECK(front_share(100, 1ms, {50ms, 1ms}) == 25);
+    CHECK(front_share(100, 1ms, {200ms, 1us}) == 0);  // a step alone takes longer
+    CHECK(front_share(0, 1ms, {0ms, 1ms}) == 0);
+    CHECK(front_share(100, 0ms, {0ms, 0ms}) == 50);
+    CHECK(front_share(100, Nanos::max(), {0ms, 1ms}) == 99);
 }
 
 TEST_CASE("the cost model knows nothing before it has seen something, and follows what it sees") {
@@ -95,8 +98,21 @@ TEST_CASE("the cost model knows nothing before it has seen something, and follow
     CHECK(*costs.load(1000) > 9ms);
     costs.loaded(0, 1h);  // nothing learned from nothing
     CHECK(*costs.load(1000) < 10ms);
+    // Steps of one size say nothing about what is fixed.
     costs.computed(128, 64ms);
-    CHECK(costs.compute(16) == 8ms);
+    CHECK(costs.compute(16)->step == 0ms);
+    CHECK(costs.compute(16)->block == 8ms);
+}
+
+TEST_CASE("the cost model tells what a step costs from what its tokens cost") {
+    CostModel costs;
+    for (const int tokens : {128, 16, 100, 128, 7, 64}) costs.computed(tokens, 10ms + tokens * 500us);
+    CHECK(std::abs((costs.compute(16)->step - 10ms) / 1us) < 100);
+    CHECK(std::abs((costs.compute(16)->block - 8ms) / 1us) < 100);
+    // A machine that contradicts itself is not believed: nothing is cheaper for being larger.
+    for (const int tokens : {128, 16, 128, 16}) costs.computed(tokens, tokens == 16 ? 100ms : 1ms);
+    CHECK(costs.compute(16)->step >= 0ms);
+    CHECK(costs.compute(16)->block >= 0ms);
 }
 
 namespace {
@@ -117,7 +133,7 @@ TEST_CASE("the engine waits for a fast load, and computes once the load is late"
     StillClock clock;
     const auto state = std::make_shared<Load::State>(100, clock);
     state->load_per_block = 10us;
-    state->compute_per_block = 2ms;
+    state->compute = {.step = 0ms, .block = 2ms};
     Load load(state, Match{});
     (void)state->meeting.claim_back(20);
     const Advice first = load.advise();
@@ -140,7 +156,7 @@ TEST_CASE("what is not loaded any more is computed, all of it") {
     StillClock clock;
     const auto state = std::make_shared<Load::State>(30, clock);
     state->load_per_block = 1us;
-    state->compute_per_block = 1s;
+    state->compute = {.step = 0ms, .block = 1s};
     Load load(state, Match{});
     (void)state->meeting.claim_back(10);
     state->meeting.landed(3);  // seven were gone

@@ -81,7 +81,7 @@ public:
         std::size_t blocks;
         Instant batch_begun;  // of the range that is out, or will be next
         Nanos load_per_block{};
-        Nanos compute_per_block{};
+        ComputeCost compute;
         bool patient = false;  // the computing side takes nothing while the loading side is at it
         const Clock& clock;
     };

@@ -47,43 +47,49 @@ private:
     bool stopped_ = false;
 };
 
-/// How much of `blocks` unclaimed blocks the computing side should take now, so that both sides end
-/// together: 0 where loading all of them takes no longer than computing one.
-[[nodiscard]] std::size_t front_share(std::size_t blocks, Nanos load_per_block,
-                                      Nanos compute_per_block) noexcept;
+/// What computing takes: a step costs something however few tokens it has.
+struct ComputeCost {
+    Nanos step{}, block{};
+};
 
-/// What loading and computing have taken lately, each as a rate that forgets.
+/// How much of `blocks` unclaimed blocks the computing side should take now, so that it is done when the
+/// others are loaded: 0 where loading all of them takes no longer than computing one.
+[[nodiscard]] std::size_t front_share(std::size_t blocks, Nanos load_per_block,
+                                      const ComputeCost& compute) noexcept;
+
+/// What loading and computing have taken lately; it forgets.
 ///
 ///   Threads  one at a time
 class CostModel {
 public:
     void loaded(std::uint64_t bytes, Nanos time) noexcept { load_.add(static_cast<double>(bytes), time); }
-    void computed(std::uint64_t tokens, Nanos time) noexcept {
-        compute_.add(static_cast<double>(tokens), time);
-    }
-    void asked(Nanos time) noexcept { ask_.add(1, time); }
+    /// One step of so many tokens.
+    void computed(std::uint64_t tokens, Nanos time) noexcept;
 
     /// Nothing before the first measurement.
-    [[nodiscard]] std::optional<Nanos> load(std::uint64_t bytes) const noexcept {
-        return load_.time(static_cast<double>(bytes));
-    }
-    [[nodiscard]] std::optional<Nanos> compute(std::uint64_t tokens) const noexcept {
-        return compute_.time(static_cast<double>(tokens));
-    }
-    [[nodiscard]] std::optional<Nanos> ask() const noexcept { return ask_.time(1); }
+    [[nodiscard]] std::optional<Nanos> load(std::uint64_t bytes) const noexcept;
+    [[nodiscard]] std::optional<ComputeCost> compute(std::uint64_t block_tokens) const noexcept;
 
 private:
-    class Rate {
+    /// A line through what was measured: least squares, in which older points count for less.
+    class Line {
     public:
         void add(double units, Nanos time) noexcept;
-        [[nodiscard]] std::optional<Nanos> time(double units) const noexcept;
+        [[nodiscard]] bool known() const noexcept { return weight_ > 0; }
+        [[nodiscard]] double fixed_ns() const noexcept;
+        [[nodiscard]] double ns_per_unit() const noexcept;
 
     private:
-        double units_ = 0;
-        double ns_ = 0;
+        double weight_ = 0, units_ = 0, ns_ = 0, units_units_ = 0, units_ns_ = 0;
+    };
+    /// A rate, with nothing fixed.
+    struct Rate {
+        void add(double units, Nanos time) noexcept;
+        double units = 0, ns = 0;
     };
 
-    Rate load_, compute_, ask_;
+    Rate load_;
+    Line compute_;
 };
 
 }  // namespace cmpool::client
