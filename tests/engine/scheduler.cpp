@@ -212,7 +212,9 @@ TEST_CASE("who waits for pages gets them in the order of coming, however small t
     REQUIRE(scheduler.submit(request(3, 1)));
     CHECK(scheduler.admit() == std::vector<SequenceId>{1});
     CHECK(scheduler.admit().empty());
+    CHECK(scheduler.short_of_pages());
     scheduler.release(1);
+    CHECK_FALSE(scheduler.short_of_pages());
     CHECK(scheduler.admit() == std::vector<SequenceId>{2});
     scheduler.stop(2);
     CHECK(scheduler.admit().empty());  // stopped, it holds its pages still

@@ -6,6 +6,12 @@
 
 namespace cmpool::engine {
 
+namespace {
+
+constexpr Nanos kStorePatience = std::chrono::milliseconds(50);
+
+}  // namespace
+
 struct Engine::Work {
     Start start = Start::Here;
     std::unique_ptr<client::Load> load;
@@ -14,6 +20,7 @@ struct Engine::Work {
     std::size_t known_blocks = 0;  // from the front: the cache has them, or was given them
     std::vector<std::uint32_t> output;
     std::optional<Instant> waits_since;
+    Instant closing_since{};
     Progress progress;
 
     [[nodiscard]] bool stored() const {
@@ -187,6 +194,7 @@ void Engine::stop(SequenceId id) {
 void Engine::release(SequenceId id) {
     if (std::ranges::find(closing_, id) != closing_.end()) return;
     stop(id);
+    at(id).closing_since = clock_.now();
     closing_.push_back(id);
     close();
 }
@@ -194,8 +202,9 @@ void Engine::release(SequenceId id) {
 void Engine::close() {
     std::erase_if(closing_, [this](SequenceId id) {
         Work& work = at(id);
-        // Whoever waits for pages goes before what is only worth keeping.
-        if (scheduler_.waiting() > 0) std::ranges::for_each(work.stores, &client::Store::drop);
+        // Whoever waits for pages goes before what is only worth keeping, if that takes long.
+        if (scheduler_.short_of_pages() && clock_.now() - work.closing_since > kStorePatience)
+            std::ranges::for_each(work.stores, &client::Store::drop);
         if (!work.stored()) return false;
         works_.erase(id);
         scheduler_.release(id);

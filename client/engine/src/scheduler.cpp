@@ -46,6 +46,15 @@ std::size_t Scheduler::tokens_max(const Request& request) const {
     return std::min<std::size_t>(request.prompt.size() + request.output_max - 1, options_.context);
 }
 
+std::size_t Scheduler::blocks_max(const Request& request) const {
+    return (tokens_max(request) + kv_.shape().tokens - 1) / kv_.shape().tokens;
+}
+
+bool Scheduler::short_of_pages() const {
+    return !waiting_.empty() && running_ < options_.running_max &&
+           blocks_max(at(waiting_.front()).request) > kv_.free_blocks();
+}
+
 Result<void> Scheduler::check(const Request& request) const {
     const std::size_t tokens = request.prompt.size();
     if (tokens == 0 || tokens > options_.context) {
@@ -77,10 +86,8 @@ std::vector<SequenceId> Scheduler::admit() {
     std::vector<SequenceId> admitted;
     while (!waiting_.empty() && running_ < options_.running_max) {
         Sequence& sequence = at(waiting_.front());
-        const std::size_t tokens = tokens_max(sequence.request);
-        const std::size_t blocks = (tokens + kv_.shape().tokens - 1) / kv_.shape().tokens;
-        if (blocks > kv_.free_blocks()) break;  // who comes first is served first
-        CMPOOL_ASSERT(sequence.table.reserve(tokens));
+        if (blocks_max(sequence.request) > kv_.free_blocks()) break;  // who comes first is served first
+        CMPOOL_ASSERT(sequence.table.reserve(tokens_max(sequence.request)));
         sequence.state = Sequence::State::Admitted;
         order_.push_back(waiting_.front());
         ++running_;

@@ -141,8 +141,8 @@ void DecodeWorker::greeted(Peer& peer, const Message& message) {
     }
     auto* control = courier_.lane(peer.control);
     const std::string local(as_text(message.descriptor));
-    peer.local = options_.local_lanes && !local.empty() && pages_.local != nullptr && control != nullptr &&
-                 control->peer().same_host;
+    peer.local = options_.local_lanes && !std::exchange(peer.local_failed, false) && !local.empty() &&
+                 pages_.local != nullptr && control != nullptr && control->peer().same_host;
     auto line =
         peer.local ? courier_.connect(*pages_.local, local) : courier_.connect(*pages_.network, peer.address);
     if (!line) return courier_.close(peer.control, line.error().detail);
@@ -175,6 +175,7 @@ void DecodeWorker::lost(Peer& peer, LineId line, const std::string& why) {
         if (peer.kv != 0 && !peer.local) courier_.close(peer.kv, "its control lane ended");
     } else {
         peer.kv = 0;
+        peer.local_failed = peer.local && !peer.attached;  // then over the network
         peer.attached = false;
         if (peer.control != 0) courier_.close(peer.control, why);
         const auto index = static_cast<std::size_t>(&peer - peers_.data());
@@ -293,7 +294,8 @@ void DecodeWorker::landed(Peer& peer, const Message& message) {
     const auto found = jobs_.find(message.id);
     if (found == jobs_.end() || found->second.state != Job::State::Assigned ||
         &peers_[found->second.peer] != &peer || message.tokens.size() != 1) {
-        return courier_.close(peer.kv, "a hand-off that nobody asked for");
+        // Its own end says when it writes no more: on one host, ours would say nothing.
+        return courier_.close(peer.control, "a hand-off that nobody asked for");
     }
     Job& job = found->second;
     unassign(job);

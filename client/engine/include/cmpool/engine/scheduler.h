@@ -89,6 +89,8 @@ public:
     [[nodiscard]] std::size_t computed_tokens(SequenceId id) const;
     [[nodiscard]] std::size_t waiting() const noexcept { return waiting_.size(); }
     [[nodiscard]] std::size_t running() const noexcept { return running_; }
+    /// Somebody could run but for pages that others hold.
+    [[nodiscard]] bool short_of_pages() const;
     /// Prompt tokens that wait or are not computed yet.
     [[nodiscard]] std::size_t pending_tokens() const;
 
@@ -98,6 +100,7 @@ private:
     [[nodiscard]] const Sequence& at(SequenceId id) const;
     [[nodiscard]] Result<void> check(const Request& request) const;
     [[nodiscard]] std::size_t tokens_max(const Request& request) const;
+    [[nodiscard]] std::size_t blocks_max(const Request& request) const;
     Emission give(Sequence& sequence, std::uint32_t token);
     void finish(Sequence& sequence);
 

@@ -54,7 +54,7 @@ private:
         std::string address;
         LineId control = 0, kv = 0;
         std::uint64_t session = 0;
-        bool local = false, attached = false, refused = false;
+        bool local = false, local_failed = false, attached = false, refused = false;
         Instant retry_at{};
         Nanos backoff{};
         std::uint64_t ours = 0;    // prompt tokens that it computes for us
