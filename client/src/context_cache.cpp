@@ -45,7 +45,7 @@ using namespace std::chrono_literals;
 
 constexpr Nanos kBatchTime = 4ms;  // what is loaded in one go: then the two sides look at each other
 constexpr std::uint64_t kBatchBytesMax = 16 * MiB;
-constexpr std::uint64_t kFirstBatchBytes = 1 * MiB;
+constexpr std::uint64_t kFirstBatchBytes = 256 * KiB;  // nobody knows yet how fast it is
 constexpr Nanos kBatchDeadlineMin = 20ms;
 constexpr int kBatchLateness = 8;  // a batch may take so many times what it usually takes
 constexpr std::uint64_t kStoreBatchBytes = 8 * MiB;
@@ -212,7 +212,7 @@ private:
         std::vector<GetItem> items;
         for (std::size_t index = 0; index < range.count; ++index)
             items.push_back({job.keys[range.first + index], std::span(pieces).subspan(index * each, each)});
-        const auto report = pool_->get(items, {.deadline = deadline(range.count)});
+        const auto report = pool_->get(items, {.deadline = deadline(range.count, job.state->patient)});
         std::size_t good = 0;
         while (good < range.count) {
             const auto& block = report.blocks[range.count - 1 - good];
@@ -230,14 +230,16 @@ private:
         if (page) count = static_cast<std::uint64_t>(kBatchTime / std::max(*page, Nanos{1}));
         return std::clamp<std::uint64_t>(count, 1, std::min<std::uint64_t>(most, model::kBatchMax));
     }
-    // What is not there by then is computed. The URI's deadline is the pool's own business: shorter ones
-    // would open the breaker on a machine that is merely busy.
-    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks) {
+    // What is not there by then is computed. A late batch may cost its engine about as much as computing
+    // it would; shorter deadlines would open the breaker on a machine that is merely busy.
+    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, bool patient) {
         const auto parsed = PoolUri::parse(uri_);
+        if (!parsed || patient) return std::nullopt;
         const std::scoped_lock lock(shared_.mutex);
-        const auto usual = shared_.costs.load(kv_.page_bytes() * blocks);
-        if (!usual || !parsed) return std::nullopt;
-        return std::min(parsed->deadline, std::max(kBatchDeadlineMin, *usual * kBatchLateness));
+        const auto usual = shared_.costs.load(kv_.page_bytes() * blocks).value_or(Nanos{0});
+        const auto computed = shared_.costs.compute(kv_.block_tokens * blocks);
+        const Nanos otherwise = computed ? computed->step + computed->block : Nanos{0};
+        return std::min(parsed->deadline, std::max({kBatchDeadlineMin, usual * kBatchLateness, otherwise}));
     }
     Nanos learn(std::size_t asked, std::size_t good, Nanos took) {
         const std::scoped_lock lock(shared_.mutex);

@@ -13,6 +13,8 @@ import random
 import re
 import shutil
 import signal
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -158,6 +160,38 @@ class Server(Program):
                    for role in ("prefill", "decode")) and now["requests_running"] == 0
 
 
+class SlowWire:
+    """A connection to somebody that lets so many bytes a second through."""
+
+    def __init__(self, address, bytes_per_s):
+        self.target = (address.split(":")[0], int(address.split(":")[1]))
+        self.bytes_per_s = bytes_per_s
+        self.ended = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near = self.listener.accept()[0]
+                far = socket.create_connection(self.target)
+                for one, other, slow in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self.pump, args=(one, other, slow), daemon=True).start()
+
+    def pump(self, one, other, slow):
+        with contextlib.suppress(OSError), one, other:
+            while data := one.recv(4096):
+                other.sendall(data)
+                if slow and self.ended.wait(len(data) / self.bytes_per_s):
+                    return
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.ended.set()
+        self.listener.close()
+
+
 def prompt_of(number, length=200):
     chance = random.Random(number)
     return "".join(chance.choice("abcdefghij klmnop qrstuv wxyz.") for _ in range(length))
@@ -292,6 +326,35 @@ class Deaths(unittest.TestCase):
         self.server.kill()
         for pid in children:
             self.assertTrue(eventually(lambda: has_ended(pid)))
+
+
+class SlowPool(unittest.TestCase):
+    """A pool that is slower than computing costs no more than having none."""
+
+    def test_a_hit_that_would_take_seconds_to_load_is_computed_instead(self):
+        pool = Pool()
+        self.addCleanup(pool.stop)
+        prompts = [prompt_of(n, 4000) for n in range(6)]
+        filler = Server(pool.uri("shm"))
+        expected = [filler.text(prompt, 1)[0] for prompt in prompts]
+        blocks = sum((len(prompt) + 1) // BLOCK_TOKENS for prompt in prompts)
+        self.assertTrue(eventually(lambda: pool.statistics()["blocks"] >= blocks), pool.statistics())
+        filler.stop()
+        wire = SlowWire(pool.address, 1 << 20)  # these hits are some 6 MB each
+        self.addCleanup(wire.close)
+        took = {}
+        for uri in ("none", f"cmpool://{wire.address}?transport=tcp"):
+            server = Server(uri)
+            self.addCleanup(server.stop)
+            server.text("begin", 1)
+            took[uri[:4]] = []
+            for prompt, text in zip(prompts, expected):
+                begun = time.monotonic()
+                self.assertEqual(server.text(prompt, 1)[0], text)
+                took[uri[:4]].append(time.monotonic() - begun)
+        alone, slow = statistics.median(took["none"]), statistics.median(took["cmpo"])
+        print(f"slow pool: {slow * 1e3:.0f} ms, none: {alone * 1e3:.0f} ms", file=sys.stderr)
+        self.assertLess(slow, 1.5 * alone + 0.1, took)
 
 
 class Crowd(unittest.TestCase):

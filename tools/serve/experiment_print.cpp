@@ -56,7 +56,7 @@ public:
             "<path d=\"M{0:.1f} {1:.1f}l6 6l-6 6l-6 -6z\" fill=\"none\" stroke=\"#c22\" "
             "stroke-width=\"2\"/>\n",
             at_x, at_y - 6);
-        text(at_x - 110, at_y - 8, label, "#c22", "11");
+        text(at_x - 50, at_y + 22, label, "#c22", "11");
     }
     [[nodiscard]] const std::string& svg() const noexcept { return svg_; }
 
