@@ -100,10 +100,8 @@ class Pool(Program):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Server(Program):
-    def __init__(self, pool="none", *flags):
-        super().__init__("cmpool-serve", "all", "--model", MODEL, "--pool", pool, "--block-tokens", str(BLOCK_TOKENS),
-                         "--kv-memory", "32M", "--listen", "127.0.0.1:0", *flags)
+class Front(Program):
+    """Whoever speaks HTTP."""
 
     def connect(self):
         return http.client.HTTPConnection(self.address, timeout=PATIENCE_S)
@@ -136,6 +134,14 @@ class Server(Program):
             plain = name.split("{")[0].removeprefix("cmpool_serve_")
             out[(plain.removeprefix("worker_"), role[1]) if role else plain] = float(value)
         return out
+
+
+class Server(Front):
+    """All roles, as children of one process."""
+
+    def __init__(self, pool="none", *flags):
+        super().__init__("cmpool-serve", "all", "--model", MODEL, "--pool", pool, "--block-tokens", str(BLOCK_TOKENS),
+                         "--kv-memory", "32M", "--listen", "127.0.0.1:0", *flags)
 
     def child(self, role):
         """The process number of the worker in that role."""
@@ -326,6 +332,57 @@ class Deaths(unittest.TestCase):
         self.server.kill()
         for pid in children:
             self.assertTrue(eventually(lambda: has_ended(pid)))
+
+
+class SeveralWorkers(unittest.TestCase):
+    """Any request may go to any instance, and no instance is needed."""
+
+    def start(self, role, *flags):
+        worker = Program("cmpool-serve", role, "--model", MODEL, "--block-tokens", str(BLOCK_TOKENS), "--kv-memory",
+                         "32M", *flags)
+        self.addCleanup(worker.stop)
+        return worker
+
+    def test_requests_spread_and_go_on_when_workers_die(self):
+        prefills = [self.start("prefill") for _ in range(2)]
+        to_prefills = [flag for worker in prefills for flag in ("--prefill", worker.address)]
+        decodes = [self.start("decode", "--handoff", how, *to_prefills) for how in ("shm", "tcp")]
+        front = Front("cmpool-serve", "router", "--model", MODEL, *to_prefills,
+                      *[flag for worker in decodes for flag in ("--decode", worker.address)])
+        self.addCleanup(front.stop)
+        prompts = [prompt_of(n, 600) for n in range(12)]
+        expected = [generate(prompt, 20) for prompt in prompts]
+
+        def ask_all():
+            answers = [None] * len(prompts)
+
+            def ask(at):
+                answers[at] = front.complete(prompts[at], 20)
+
+            threads = [threading.Thread(target=ask, args=(at,)) for at in range(len(prompts))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual([status for status, _ in answers], [200] * len(prompts), answers)
+            self.assertEqual([answer["choices"][0]["text"] for _, answer in answers], expected)
+
+        def steps():
+            lines = front.ask("GET", "/metrics")[1].decode().splitlines()
+            found = (re.match(r'cmpool_serve_worker_steps_total\{.*address="(.*)"\} (\d+)', line) for line in lines)
+            return {match[1]: int(match[2]) for match in found if match}
+
+        self.assertTrue(eventually(lambda: len(steps()) == 4), steps())
+        # Until both decode workers have both prefill workers.
+        both = re.compile(rb"worker_prefill_workers\{.*\} 2\n")
+        self.assertTrue(eventually(lambda: len(both.findall(front.ask("GET", "/metrics")[1])) == 2))
+        for _ in range(2):
+            ask_all()
+        self.assertTrue(all(count > 0 for count in steps().values()), steps())
+        prefills[0].kill()
+        decodes[0].kill()
+        for _ in range(2):
+            ask_all()
 
 
 class SlowPool(unittest.TestCase):
