@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import unittest
+import xml.dom.minidom
 
 BIN = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else "."
 MODEL = "synthetic:300K"
@@ -329,9 +330,15 @@ class Deaths(unittest.TestCase):
 
     def test_nobody_outlives_a_server_that_is_killed(self):
         children = [self.server.child(role) for role in ("router", "prefill", "decode")]
+        with open(f"/proc/{self.server.child('prefill')}/cmdline", encoding="utf-8") as file:
+            folder = re.search(r"/dev/shm/cmpool-serve\.\w+", file.read())[0]
         self.server.kill()
         for pid in children:
             self.assertTrue(eventually(lambda: has_ended(pid)))
+        # Nor does its folder, once the next one comes.
+        self.assertTrue(os.path.isdir(folder))
+        self.assertEqual(Server().stop(), 0)
+        self.assertFalse(os.path.exists(folder))
 
 
 class SeveralWorkers(unittest.TestCase):
@@ -478,6 +485,22 @@ class Crowd(unittest.TestCase):
                 events += 1
                 if events == leave_after:
                     return text, False
+
+
+class Experiment(unittest.TestCase):
+    def test_each_rate_and_path_has_its_row_and_its_place_in_the_picture(self):
+        with tempfile.TemporaryDirectory() as folder:
+            picture = folder + "/reuse.svg"
+            out = subprocess.run([BIN + "/cmpool-serve", "experiment", "reuse", "--model", MODEL, "--prompt-tokens",
+                                  "512", "--prompts", "1", "--rounds", "1", "--json", "--svg", picture],
+                                 check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+            rows = {(row["reuse"], row["path"]): row for row in map(json.loads, out.splitlines())}
+            self.assertEqual(set(rows), {(rate, path) for rate in (0, 0.125, 0.25, 0.5, 0.75, 0.9)
+                                         for path in ("none", "shm", "tcp", "oracle")})
+            # How much faster is the machine's business; that the oracle is, by far, is not.
+            self.assertGreater(rows[0.9, "oracle"]["prefill_tokens_per_s"],
+                               2 * rows[0.9, "none"]["prefill_tokens_per_s"])
+            self.assertEqual(xml.dom.minidom.parse(picture).documentElement.tagName, "svg")
 
 
 class BadInput(unittest.TestCase):

@@ -11,15 +11,20 @@
 
 #include <cmpool/base/assert.h>
 #include <cmpool/base/rng.h>
+#include <cmpool/base/unique_fd.h>
 #include <cmpool/engine/context.h>
 #include <cmpool/loop/decode.h>
 #include <cmpool/loop/prefill.h>
 #include <cmpool/loop/router.h>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace cmpool::serve {
 
@@ -27,6 +32,9 @@ namespace {
 
 constexpr Nanos kFactsLimit = std::chrono::seconds(120);
 constexpr std::uint32_t kWaitingMax = 1024;
+constexpr int kFolderTries = 3;
+constexpr const char* kTmpfs = "/dev/shm";
+constexpr const char* kFolderPrefix = "cmpool-serve.";
 
 void log_to_stderr() { spdlog::set_default_logger(spdlog::stderr_logger_mt("cmpool-serve")); }
 
@@ -57,6 +65,17 @@ private:
     std::string path_;
     bool ours_;
 };
+
+void remove_stale_folders() {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(kTmpfs, ignored)) {
+        if (!entry.path().filename().string().starts_with(kFolderPrefix)) continue;
+        const UniqueFd folder(::open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        struct stat status {};
+        if (!folder || ::fstat(folder.get(), &status) != 0 || status.st_uid != ::geteuid()) continue;
+        if (::flock(folder.get(), LOCK_EX | LOCK_NB) == 0) std::filesystem::remove_all(entry.path(), ignored);
+    }
+}
 
 engine::SchedulerOptions scheduler_options(const RoleOptions& options, const engine::Model& model) {
     return {.step_tokens = options.step_tokens,
@@ -93,11 +112,24 @@ int stop_descriptor() {
     return fd;
 }
 
+// The lock on a folder ends with the process that made it, however it ends: what nobody locks is left over.
 Result<std::string> make_runtime_dir() {
-    std::string path = "/dev/shm/cmpool-serve.XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr)
-        return fail(Errc::PeerDown, "cannot make a folder in /dev/shm: {}", std::strerror(errno));
-    return path;
+    remove_stale_folders();
+    for (int tries = 0; tries < kFolderTries; ++tries) {
+        std::string path = fmt::format("{}/{}XXXXXX", kTmpfs, kFolderPrefix);
+        if (::mkdtemp(path.data()) == nullptr)
+            return fail(Errc::PeerDown, "cannot make a folder in {}: {}", kTmpfs, std::strerror(errno));
+        UniqueFd folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        struct stat status {};
+        // Before it was locked, somebody who starts at this moment may have taken it for left over.
+        if (!folder || ::flock(folder.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(folder.get(), &status) != 0 ||
+            status.st_nlink == 0) {
+            continue;
+        }
+        (void)folder.release();  // open until the process ends
+        return path;
+    }
+    return fail(Errc::PeerDown, "cannot keep a folder in {}", kTmpfs);
 }
 
 Result<void> run_prefill(const RoleOptions& options) {
