@@ -149,23 +149,19 @@ void ServerImpl::put_completion(Peer& peer, const transport::Completion& done) {
     }
 }
 
-// Every put gets its turn whenever anything has completed: one that found no free slot has no
-// completion of its own to wait for.
+// One after the other, in the order of asking: a put's blocks may hang on those of the put before.
 void ServerImpl::advance_puts(Peer& peer) {
-    for (std::size_t at = 0; at < peer.puts.size();) {
-        IncomingPut& put = *peer.puts[at];
+    while (!peer.puts.empty()) {
+        IncomingPut& put = *peer.puts.front();
         const auto reading = [&put] { return put.reads_done < put.reads_posted; };
         if (!put.failed && put.window != nullptr && !reading()) {
             put.sum_up(put.bytes_posted);
             post_reads(peer, put);
         }
         // Memory that a read may still fill is given back only when that read has ended.
-        if (reading() || (!put.failed && put.reading < put.items.size())) {
-            ++at;
-            continue;
-        }
-        const auto whole = std::move(peer.puts[at]);
-        peer.puts.erase(peer.puts.begin() + static_cast<std::ptrdiff_t>(at));
+        if (reading() || (!put.failed && put.reading < put.items.size())) return;
+        const auto whole = std::move(peer.puts.front());
+        peer.puts.erase(peer.puts.begin());
         if (!whole->failed) {
             finish_put(peer, *whole);
             continue;

@@ -1,4 +1,4 @@
-#include "memory_store.h"
+#include "memory_cache.h"
 
 #include <fstream>
 #include <optional>
@@ -70,7 +70,7 @@ TEST_CASE("a trained model says the same with prefixes from a store") {
     auto stories = Stories::open();
     if (!stories) return;
     const SystemClock clock;
-    testing::MemoryStore store(kBlockTokens);
+    testing::MemoryCache store(stories->kv);
     engine::Generator generator(stories->model, stories->kv, &store, clock);
     for (const auto& expected : stories->cases) check_case(*stories, expected, generator);
     // Now every prompt is known, up to the block that its last token needs.
@@ -85,7 +85,7 @@ TEST_CASE("of 136 common tokens the 128 in whole blocks are reused") {
     auto stories = Stories::open();
     if (!stories) return;
     const SystemClock clock;
-    testing::MemoryStore store(kBlockTokens);
+    testing::MemoryCache store(stories->kv);
     engine::Generator generator(stories->model, stories->kv, &store, clock);
     check_case(*stories, stories->named("shared_prefix_a"), generator, 0);
     CHECK(store.stored_blocks == 8);

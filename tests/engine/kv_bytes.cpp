@@ -1,5 +1,5 @@
 #include "checkpoint_files.h"
-#include "memory_store.h"
+#include "memory_cache.h"
 
 #include <cstring>
 
@@ -123,20 +123,26 @@ TEST_CASE("every hit length gives the cold run's tokens, and stores the cold run
         const auto cold = engine::Generator(model, kv, nullptr, clock).generate(prompt, 24).value();
         CHECK(cold.reused_tokens == 0);
 
-        testing::MemoryStore all(8);
+        testing::MemoryCache all(kv);
         CHECK(engine::Generator(model, kv, &all, clock).generate(prompt, 24).value().tokens == cold.tokens);
         CHECK(all.stored_blocks == 10);
         for (std::size_t hit = 0; hit <= 10; ++hit) {
-            CAPTURE(hit);
-            all.blocks_max = hit;
-            testing::MemoryStore before = all;
-            const auto warm =
-                engine::Generator(model, kv, &all, clock, {.chunk_tokens = 13}).generate(prompt, 24).value();
-            CHECK(warm.reused_tokens == hit * 8);
-            CHECK(warm.tokens == cold.tokens);
-            CHECK(all.same_blocks(before));
+            for (const std::size_t from_the_back : {hit, hit / 2, std::size_t{0}}) {
+                CAPTURE(hit);
+                CAPTURE(from_the_back);
+                all.blocks_max = hit;
+                all.from_the_back = from_the_back;
+                all.computed_tokens = 0;
+                const testing::MemoryCache before = all;
+                const auto warm = engine::Generator(model, kv, &all, clock, {.chunk_tokens = 13})
+                                      .generate(prompt, 24)
+                                      .value();
+                CHECK(warm.reused_tokens == from_the_back * 8);
+                CHECK(all.computed_tokens == prompt.size() - warm.reused_tokens);
+                CHECK(warm.tokens == cold.tokens);
+                CHECK(all.same_blocks(before));
+            }
         }
-        CHECK(all.flushes == 12);
         CHECK(kv.free_blocks() == kv.capacity_blocks());
     }
 }
@@ -146,7 +152,7 @@ TEST_CASE("a prompt of whole blocks that are all cached still computes its last 
     const auto model = engine::Model::synthetic(kParameters).value();
     const SystemClock clock;
     auto kv = engine::PagedKv::create(model.config().block_shape(8), 64).value();
-    testing::MemoryStore store(8);
+    testing::MemoryCache store(kv);
     engine::Generator generator(model, kv, &store, clock);
     const auto prompt = seeded_prompt(model, 32);
     const auto cold = generator.generate(prompt, 5).value();
@@ -179,7 +185,8 @@ TEST_CASE("what cannot be generated is refused with what was expected") {
     CHECK(generator.generate({}, 1).error().code == Errc::Invalid);
     CHECK(generator.generate(Tokens{model.config().vocab}, 1).error().code == Errc::Invalid);
     CHECK(generator.generate(Tokens(model.config().context + 1, 1), 1).error().code == Errc::Invalid);
-    CHECK(generator.generate(Tokens(33, 1), 1).error().code == Errc::NoCapacity);
+    CHECK(generator.generate(Tokens(33, 1), 1).error().code == Errc::Invalid);
+    CHECK(generator.generate(Tokens(3, 1), 0).error().code == Errc::Invalid);
     CHECK(generator.generate(Tokens(32, 1), 1).value().tokens.size() == 1);
     CHECK(kv.free_blocks() == 2);
 }

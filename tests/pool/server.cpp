@@ -679,6 +679,19 @@ TEST_CASE("pulled puts that together need more reads than the lane has slots are
     }
 }
 
+TEST_CASE("a small pulled put does not overtake the large one that its block hangs on") {
+    TestPool pool(Over::Shm, {.capacity_bytes = 16 * MiB});
+    Client& client = pool.join();
+    Pulled large(pool, 1, 1, 3 * kPullBytes);
+    Pulled small(pool, 2, 1, 100);
+    small.batch.items.front().parent = digest_of(1);
+    small.batch.items.front().position = 2;
+    const auto first = client.ask(large.put());
+    const auto second = client.ask(small.put());
+    CHECK(pool.outcomes(client, first) == AllOk{Outcome::Ok});
+    CHECK(pool.outcomes(client, second) == AllOk{Outcome::Ok});
+}
+
 TEST_CASE("more pulled puts than may wait at once are answered with Again") {
     TestPool pool(Over::Shm);
     Client& client = pool.join();

@@ -4,8 +4,8 @@
 #include <functional>
 #include <optional>
 
+#include <cmpool/engine/context.h>
 #include <cmpool/engine/generator.h>
-#include <cmpool/engine/pool_prefix_store.h>
 #include <cmpool/testing/child.h>
 #include <cmpool/testing/daemon.h>
 #include <cmpool/testing/pool.h>
@@ -28,20 +28,24 @@ constexpr auto kSlack = 300ms;
 constexpr auto kNoDelay = 5ms;
 
 /// Does something to the pool at a moment that the engine does not choose.
-class Sabotage final : public engine::PrefixStore {
+class Sabotage final : public client::ContextCache {
 public:
-    explicit Sabotage(std::unique_ptr<engine::PrefixStore> inner) : inner_(std::move(inner)) {}
+    explicit Sabotage(std::unique_ptr<client::ContextCache> inner) : inner_(std::move(inner)) {}
 
-    std::size_t load(std::span<const std::uint32_t> tokens, std::span<const MutableBytes> pages) override {
+    client::Prefix match(std::span<const std::uint32_t> tokens) override {
         strike(before_load);
-        return inner_->load(tokens, pages);
+        return inner_->match(tokens);
     }
-    void store(std::span<const std::uint32_t> tokens, std::size_t first,
-               std::span<const Bytes> pages) override {
-        inner_->store(tokens, first, pages);
+    std::unique_ptr<client::Load> load(client::Prefix prefix, std::span<const std::uint32_t> pages) override {
+        return inner_->load(std::move(prefix), pages);
+    }
+    client::Store store(std::span<const std::uint32_t> tokens, std::size_t first,
+                        std::span<const std::uint32_t> pages) override {
+        auto stored = inner_->store(tokens, first, pages);
         strike(after_store);
+        return stored;
     }
-    void flush(Nanos limit) override { inner_->flush(limit); }
+    void computed(std::size_t tokens, Nanos time) override { inner_->computed(tokens, time); }
 
     std::function<void()> before_load, after_store;
 
@@ -49,14 +53,14 @@ private:
     static void strike(std::function<void()>& blow) {
         if (const auto once = std::exchange(blow, nullptr)) once();
     }
-    std::unique_ptr<engine::PrefixStore> inner_;
+    std::unique_ptr<client::ContextCache> inner_;
 };
 
 /// A small engine with prompts of its own, and what it says to them without a pool.
 class Engine {
 public:
     explicit Engine(const std::string& uri)
-        : store(engine::open_pool_prefix_store(uri, model_, kv_).value()),
+        : store(engine::open_cache(uri, model_, kv_, {.patient = true}).value()),
           generator_(model_, kv_, &store, clock_) {}
 
     /// The same prompt for the same number.

@@ -1,6 +1,6 @@
 #include "generate.h"
 
-#include "prefix_store.h"
+#include "tokenizer.h"
 
 #include <cstdio>
 #include <filesystem>
@@ -9,6 +9,7 @@
 #include <memory>
 
 #include <cmpool/base/clock.h>
+#include <cmpool/engine/context.h>
 #include <cmpool/engine/generator.h>
 #include <cmpool/engine/tokenizer.h>
 
@@ -21,16 +22,6 @@ namespace {
 constexpr std::uint64_t kPromptBytesMax = 16 * MiB;
 
 double milliseconds(Nanos time) { return std::chrono::duration<double, std::milli>(time).count(); }
-
-Result<engine::Tokenizer> open_tokenizer(const GenerateOptions& options, std::uint32_t vocab) {
-    if (!options.tokenizer.empty()) return engine::Tokenizer::load(options.tokenizer, vocab);
-    if (engine::is_synthetic(options.model)) return engine::Tokenizer::bytes();
-    const auto beside =
-        std::filesystem::path(options.model).replace_filename(fmt::format("tok{}.bin", vocab));
-    if (std::filesystem::exists(beside)) return engine::Tokenizer::load(beside, vocab);
-    return fail(Errc::Invalid, "expected --tokenizer PATH, or {} beside the model; saw neither",
-                beside.filename().string());
-}
 
 Result<std::string> read_prompt(const std::string& prompt) {
     if (!prompt.starts_with('@')) return prompt;
@@ -103,19 +94,20 @@ Result<void> generate(const GenerateOptions& options) {
     const auto model = engine::Model::open(options.model);
     if (!model) return fail(model.error());
     const engine::ModelConfig& config = model->config();
-    const auto tokenizer = open_tokenizer(options, config.vocab);
+    const auto tokenizer = open_tokenizer(options.tokenizer, options.model, config.vocab);
     if (!tokenizer) return fail(tokenizer.error());
     const std::uint32_t blocks = (config.context + options.block_tokens - 1) / options.block_tokens;
     auto kv = engine::PagedKv::create(config.block_shape(options.block_tokens), blocks);
     if (!kv) return fail(kv.error());
-    const auto store = make_prefix_store(options.pool, *model, *kv);
-    if (!store) return fail(store.error());
+    engine::Wake wake;
+    // One run shows what the pool holds; a server weighs loading against computing.
+    const auto cache = engine::open_cache(options.pool, *model, *kv,
+                                          {.on_progress = [&] { wake.notify(); }, .patient = true});
+    if (!cache) return fail(cache.error());
 
     const SystemClock clock;
-    engine::GeneratorOptions ways;
-    // Seeded weights mean nothing by the end of a text; a trained model does.
-    if (!engine::is_synthetic(options.model)) ways.stop_tokens = {engine::kBosToken, engine::kEosToken};
-    engine::Generator generator(*model, *kv, store->get(), clock, ways);
+    const engine::GeneratorOptions ways{.stop_tokens = stop_tokens_of(options.model), .wake = &wake};
+    engine::Generator generator(*model, *kv, cache->get(), clock, ways);
     for (const std::string& prompt : options.prompts) {
         const auto answer = answer_prompt(prompt, options.max_tokens, *tokenizer, generator);
         if (!answer) return fail(answer.error());

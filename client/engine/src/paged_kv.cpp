@@ -37,7 +37,9 @@ Result<void> BlockShape::check() const {
     return {};
 }
 
-void PagedKv::Free::operator()(std::byte* arena) const noexcept { std::free(arena); }
+void PagedKv::Free::operator()(std::byte* arena) const noexcept {
+    if (owned) std::free(arena);
+}
 
 Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_blocks) {
     if (auto sound = shape.check(); !sound) return fail(sound.error());
@@ -57,11 +59,23 @@ Result<PagedKv> PagedKv::create(const BlockShape& shape, std::uint32_t capacity_
                     format_bytes(arena_bytes), capacity_blocks);
     }
     if (huge) ::madvise(arena, arena_bytes, MADV_HUGEPAGE);
-    return PagedKv{shape, capacity_blocks, arena};
+    return PagedKv{shape, capacity_blocks, arena, Free{}};
 }
 
-PagedKv::PagedKv(const BlockShape& shape, std::uint32_t capacity_blocks, std::byte* arena)
-    : shape_(shape), capacity_blocks_(capacity_blocks), arena_(arena), held_(capacity_blocks, false) {
+Result<PagedKv> PagedKv::over(const BlockShape& shape, MutableBytes memory) {
+    constexpr std::uintptr_t kAlignment = 64;
+    if (auto sound = shape.check(); !sound) return fail(sound.error());
+    const std::uint64_t capacity_blocks = memory.size() / shape.bytes();
+    if (capacity_blocks == 0 || capacity_blocks > UINT32_MAX ||
+        reinterpret_cast<std::uintptr_t>(memory.data()) % kAlignment != 0) {
+        return fail(Errc::Invalid, "expected aligned memory for 1 block of {} or more, saw {}",
+                    format_bytes(shape.bytes()), format_bytes(memory.size()));
+    }
+    return PagedKv{shape, static_cast<std::uint32_t>(capacity_blocks), memory.data(), Free{.owned = false}};
+}
+
+PagedKv::PagedKv(const BlockShape& shape, std::uint32_t capacity_blocks, std::byte* arena, Free free)
+    : shape_(shape), capacity_blocks_(capacity_blocks), arena_(arena, free), held_(capacity_blocks, false) {
     free_.reserve(capacity_blocks);
     for (std::uint32_t index = capacity_blocks; index-- > 0;) free_.push_back(index);
 }

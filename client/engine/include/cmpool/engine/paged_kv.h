@@ -25,6 +25,10 @@ public:
 
     [[nodiscard]] static Result<PagedKv> create(const BlockShape& shape, std::uint32_t capacity_blocks);
 
+    /// The same in memory that somebody else owns and keeps longer, such as a segment that peers write
+    /// to: as many whole blocks as fit. Its start is aligned to 64 bytes.
+    [[nodiscard]] static Result<PagedKv> over(const BlockShape& shape, MutableBytes memory);
+
     [[nodiscard]] Result<std::uint32_t> acquire();
     void release(std::uint32_t index);
 
@@ -37,10 +41,11 @@ public:
 
 private:
     struct Free {
+        bool owned = true;
         void operator()(std::byte* arena) const noexcept;
     };
 
-    PagedKv(const BlockShape& shape, std::uint32_t capacity_blocks, std::byte* arena);
+    PagedKv(const BlockShape& shape, std::uint32_t capacity_blocks, std::byte* arena, Free free);
 
     BlockShape shape_;
     std::uint32_t capacity_blocks_;

@@ -1,0 +1,219 @@
+#include <algorithm>
+#include <utility>
+
+#include <cmpool/base/assert.h>
+#include <cmpool/engine/engine.h>
+
+namespace cmpool::engine {
+
+namespace {
+
+constexpr Nanos kStorePatience = std::chrono::milliseconds(50);
+
+}  // namespace
+
+struct Engine::Work {
+    Start start = Start::Here;
+    std::unique_ptr<client::Load> load;
+    std::vector<client::Store> stores;
+    std::size_t hit_blocks = 0;    // that load() brings, or the computing side meets
+    std::size_t known_blocks = 0;  // from the front: the cache has them, or was given them
+    std::vector<std::uint32_t> output;
+    std::optional<Instant> waits_since;
+    Instant closing_since{};
+    Progress progress;
+
+    [[nodiscard]] bool stored() const {
+        return std::ranges::all_of(stores, [](const client::Store& store) { return store.done(); });
+    }
+};
+
+Engine::Engine(const Model& model, PagedKv& kv, client::ContextCache* cache, const Clock& clock,
+               EngineOptions options)
+    : config_(model.config()),
+      kv_(kv),
+      cache_(cache),
+      clock_(clock),
+      options_(options),
+      scheduler_(kv, options.scheduler),
+      forward_(model, kv, options.scheduler.step_tokens) {}
+
+Engine::~Engine() {
+    drop_stores();
+    // A put ends by its deadline; until then the cache reads the pages.
+    for (auto& [id, work] : works_) std::ranges::for_each(work->stores, &client::Store::wait);
+}
+
+Engine::Work& Engine::at(SequenceId id) {
+    const auto found = works_.find(id);
+    CMPOOL_ASSERT(found != works_.end());
+    return *found->second;
+}
+
+const Progress& Engine::progress(SequenceId id) const {
+    const auto found = works_.find(id);
+    CMPOOL_ASSERT(found != works_.end());
+    return found->second->progress;
+}
+
+Result<void> Engine::submit(Request request, Start start) {
+    if (!request.prompt.empty()) {
+        const std::uint32_t largest = std::ranges::max(request.prompt);
+        if (largest >= config_.vocab)
+            return fail(Errc::Invalid, "expected token ids below {}, saw {}", config_.vocab, largest);
+    }
+    const SequenceId id = request.id;
+    if (auto taken = scheduler_.submit(std::move(request)); !taken) return taken;
+    auto work = std::make_unique<Work>();
+    work->start = start;
+    works_.emplace(id, std::move(work));
+    return {};
+}
+
+Emission Engine::landed(SequenceId id, std::uint32_t first_token) {
+    const Emission emission = scheduler_.landed(id, first_token);
+    at(id).known_blocks =
+        scheduler_.prompt(id).size() / kv_.shape().tokens;  // whoever computed them stores them
+    note(emission);
+    return emission;
+}
+
+Turn Engine::turn() {
+    Turn turn;
+    close();
+    for (const SequenceId id : scheduler_.admit()) {
+        Work& work = at(id);
+        work.progress.admitted = clock_.now();
+        if (work.start == Start::Elsewhere) {
+            turn.admitted.push_back(id);
+        } else {
+            start(id);
+        }
+    }
+    for (auto& [id, work] : works_) {
+        if (!work->load) continue;
+        const auto wait = go_on_loading(id, *work);
+        if (wait) turn.look_again = std::min(*wait, turn.look_again.value_or(*wait));
+    }
+    const auto rows = scheduler_.plan();
+    if (!rows.empty()) compute(rows, turn);
+    return turn;
+}
+
+void Engine::start(SequenceId id) {
+    Work& work = at(id);
+    const auto prompt = scheduler_.prompt(id);
+    const std::size_t block_tokens = kv_.shape().tokens;
+    // The last token is always computed, since logits come from it.
+    const std::size_t most = (prompt.size() - 1) / block_tokens;
+    if (cache_ != nullptr && most > 0) {
+        const Instant begun = clock_.now();
+        auto prefix = cache_->match(prompt.first(most * block_tokens));
+        work.hit_blocks = std::min(prefix.blocks, most);
+        work.known_blocks = prefix.present;
+        if (work.hit_blocks > 0)
+            work.load = cache_->load(std::move(prefix), scheduler_.blocks(id).first(most));
+        work.progress.load = clock_.now() - begun;
+    }
+    scheduler_.begin(id, 0, work.load ? 0 : prompt.size());
+}
+
+// Computing from the front, loading from the back. Returns how long there is nothing to do, if so.
+std::optional<Nanos> Engine::go_on_loading(SequenceId id, Work& work) {
+    const std::size_t block_tokens = kv_.shape().tokens;
+    const std::size_t computed = scheduler_.computed_tokens(id);
+    const std::size_t claimed = work.load->claim(0) * block_tokens;
+    if (computed < claimed) return std::nullopt;  // rows are waiting for their turn
+    if (work.waits_since) work.progress.load += clock_.now() - *std::exchange(work.waits_since, std::nullopt);
+    if (work.load->met()) {
+        work.progress.reused_tokens = work.load->loaded_blocks() * block_tokens;
+        work.load.reset();
+        const std::size_t prompt_tokens = scheduler_.prompt(id).size();
+        scheduler_.begin(id, std::max(computed, work.hit_blocks * block_tokens), prompt_tokens);
+        return std::nullopt;
+    }
+    const client::Advice advice = work.load->advise();
+    if (advice.compute_blocks > 0) {
+        scheduler_.begin(id, computed, work.load->claim(advice.compute_blocks) * block_tokens);
+        return std::nullopt;
+    }
+    work.waits_since = clock_.now();
+    return advice.look_again;
+}
+
+void Engine::compute(std::span<const Row> rows, Turn& turn) {
+    std::vector<Slice> slices;
+    std::size_t prompt_rows = 0;
+    std::size_t all_rows = 0;
+    for (const Row& row : rows) {
+        slices.push_back(row.slice);
+        all_rows += row.slice.tokens.size();
+        if (row.slice.start < scheduler_.prompt(row.id).size()) prompt_rows += row.slice.tokens.size();
+    }
+    const Instant begun = clock_.now();
+    forward_.step(slices);
+    std::vector<std::uint32_t> tokens;
+    for (std::size_t index = 0; index < rows.size(); ++index) {
+        if (rows[index].wants_token) tokens.push_back(argmax(forward_.logits(index)));
+    }
+    if (cache_ != nullptr && prompt_rows > 0) cache_->computed(all_rows, clock_.now() - begun);
+    turn.computed = true;
+    turn.emissions = scheduler_.computed(rows, tokens);
+    for (const Emission& emission : turn.emissions) note(emission);
+}
+
+void Engine::note(const Emission& emission) {
+    Work& work = at(emission.id);
+    const auto prompt = scheduler_.prompt(emission.id);
+    if (!work.progress.first_token) {
+        work.progress.first_token = clock_.now();
+        if (options_.store_prompt && work.start == Start::Here) store(emission.id, work, prompt);
+    }
+    if (!options_.store_output) return;
+    if (emission.has_token) work.output.push_back(emission.token);
+    if (emission.finish == Finish::None) return;
+    std::vector<std::uint32_t> all(prompt.begin(), prompt.end());
+    all.insert(all.end(), work.output.begin(), work.output.end());
+    all.resize(std::min(all.size(), scheduler_.computed_tokens(emission.id)));
+    store(emission.id, work, all);
+}
+
+void Engine::store(SequenceId id, Work& work, std::span<const std::uint32_t> tokens) {
+    const std::size_t full = tokens.size() / kv_.shape().tokens;
+    if (cache_ == nullptr || full <= work.known_blocks) return;
+    work.stores.push_back(cache_->store(tokens.first(full * kv_.shape().tokens), work.known_blocks,
+                                        scheduler_.blocks(id).first(full)));
+    work.known_blocks = full;
+}
+
+void Engine::stop(SequenceId id) {
+    at(id).load.reset();
+    scheduler_.stop(id);
+}
+
+void Engine::release(SequenceId id) {
+    if (std::ranges::find(closing_, id) != closing_.end()) return;
+    stop(id);
+    at(id).closing_since = clock_.now();
+    closing_.push_back(id);
+    close();
+}
+
+void Engine::close() {
+    std::erase_if(closing_, [this](SequenceId id) {
+        Work& work = at(id);
+        // Whoever waits for pages goes before what is only worth keeping, if that takes long.
+        if (scheduler_.short_of_pages() && clock_.now() - work.closing_since > kStorePatience)
+            std::ranges::for_each(work.stores, &client::Store::drop);
+        if (!work.stored()) return false;
+        works_.erase(id);
+        scheduler_.release(id);
+        return true;
+    });
+}
+
+void Engine::drop_stores() {
+    for (auto& [id, work] : works_) std::ranges::for_each(work->stores, &client::Store::drop);
+}
+
+}  // namespace cmpool::engine

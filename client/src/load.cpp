@@ -1,0 +1,53 @@
+#include <algorithm>
+
+#include <cmpool/client/context_cache.h>
+
+namespace cmpool::client {
+
+Load::~Load() {
+    std::unique_lock lock(state_->mutex);
+    state_->meeting.stop();
+    // A get ends by its deadline.
+    state_->changed.wait(lock, [this] { return state_->meeting.in_flight() == 0; });
+}
+
+bool Load::met() const {
+    const std::scoped_lock lock(state_->mutex);
+    return state_->meeting.met();
+}
+
+std::size_t Load::claim(std::size_t count) {
+    const std::scoped_lock lock(state_->mutex);
+    state_->meeting.claim_front(count);
+    return state_->meeting.front();
+}
+
+std::size_t Load::loaded_blocks() const {
+    const std::scoped_lock lock(state_->mutex);
+    return state_->blocks - state_->meeting.loaded();
+}
+
+Advice Load::advise() const {
+    constexpr Nanos kLookAgainMin = std::chrono::microseconds(50);
+    constexpr Nanos kLookAgainMax = std::chrono::milliseconds(50);
+    const std::scoped_lock lock(state_->mutex);
+    const Meeting& meeting = state_->meeting;
+    if (meeting.unclaimed() == 0) return {.look_again = kLookAgainMax};
+    if (meeting.stopped()) return {.compute_blocks = meeting.unclaimed()};
+    if (state_->patient) return {.look_again = kLookAgainMax};
+
+    // A batch that takes longer than expected makes loading dearer while it lasts.
+    const Nanos elapsed = state_->clock.now() - state_->batch_begun;
+    const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(meeting.in_flight(), 1));
+    const Nanos load = std::max(state_->load_per_block, elapsed / batch);
+    const ComputeCost& compute = state_->compute;
+    const Nanos least = compute.step + compute.block;
+    const std::size_t left = meeting.unclaimed() + meeting.in_flight();
+    std::size_t share = std::min(front_share(left, load, compute), meeting.unclaimed());
+    if (share == 0 && load * static_cast<std::int64_t>(left) >= 2 * least) share = 1;
+    if (share > 0) return {.compute_blocks = share};
+    const Nanos patience = least / static_cast<std::int64_t>(std::max<std::size_t>(left - 1, 1)) * batch;
+    return {.look_again = std::clamp(patience - elapsed, kLookAgainMin, kLookAgainMax)};
+}
+
+}  // namespace cmpool::client
