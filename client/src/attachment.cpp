@@ -95,6 +95,7 @@ std::optional<Attachment::Copied> Attachment::copy_pinned(const model::Digest& d
 
 std::vector<std::uint32_t> Attachment::pin(std::span<const Sighting> run) {
     std::vector<std::uint32_t> pins;
+    pins.reserve(run.size());
     for (const auto& sighting : run) {
         const std::uint64_t bytes = sighting.at.units * kUnitBytes;
         if (bytes > pin_bytes_left_ || (free_pins_.empty() && pins_used_ == model::kPinsMax)) break;

@@ -17,7 +17,7 @@ namespace cmpool::client {
 
 /// A block that the mapped index shows, and what has to be the same for it to be still there.
 struct Sighting {
-    const model::Slot* slot;
+    const model::Slot* slot = nullptr;
     model::Slot seen;
     model::Location at;
 };

@@ -108,6 +108,7 @@ private:
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
     };
+    void begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);

@@ -1,6 +1,7 @@
 #include "calls.h"
 
 #include <algorithm>
+#include <array>
 
 namespace cmpool::client {
 namespace {
@@ -21,6 +22,13 @@ std::uint64_t checksum_of(const GetItem& item, std::uint64_t bytes) {
     return stream.digest();
 }
 
+/// 0, 1, 2 and so on: a batch that need not be divided.
+constexpr auto kAllItems = [] {
+    std::array<std::uint32_t, model::kBatchMax> all{};
+    for (std::uint32_t index = 0; index < all.size(); ++index) all[index] = index;
+    return all;
+}();
+
 }  // namespace
 
 GetCall::GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items,
@@ -28,18 +36,24 @@ GetCall::GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<con
     : ReportCall(std::move(shards), deadline, items.size()), items_(items), verify_(verify) {}
 
 void GetCall::begin() {
-    const Split wanted =
-        split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
     begun();
-    for (std::uint32_t shard = 0; shard < wanted.size(); ++shard) {
-        if (wanted[shard].empty()) continue;
-        if (shards()[shard].attachment() != nullptr) {
-            get_mapped(shard, wanted[shard]);
-        } else {
-            get_by_message(shard, wanted[shard]);
-        }
+    if (shards().count() == 1) {
+        begin_shard(0, std::span(kAllItems).first(items_.size()));
+    } else {
+        const Split wanted =
+            split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
+        for (std::uint32_t shard = 0; shard < wanted.size(); ++shard) begin_shard(shard, wanted[shard]);
     }
     ended();
+}
+
+void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
+    if (wanted.empty()) return;
+    if (shards()[shard].attachment() != nullptr) {
+        get_mapped(shard, wanted);
+    } else {
+        get_by_message(shard, wanted);
+    }
 }
 
 void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum) {
@@ -54,42 +68,42 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     if (attachment == nullptr) return;  // gone while we asked for segments: misses
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
-    std::vector<std::optional<Sighting>> seen;
+    std::vector<Sighting> seen;  // without a slot: not
     seen.reserve(wanted.size());
-    for (const std::uint32_t index : wanted) seen.push_back(memory.probe(items_[index].key));
-    std::vector<Sighting> touched;
-    touched.reserve(wanted.size());
+    for (const std::uint32_t index : wanted)
+        seen.push_back(memory.probe(items_[index].key).value_or(Sighting{}));
     std::vector<std::uint32_t> unmapped;
     std::vector<std::uint32_t> unseen;
     std::uint64_t stale = 0;
     std::uint64_t bytes = 0;
+    std::size_t hits = 0;
     for (std::size_t at = 0; at < wanted.size(); ++at) {
         const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
-        if (at + 1 < seen.size() && seen[at + 1]) memory.prefetch(*seen[at + 1]);
-        const auto& sighting = seen[at];
-        if (!sighting) {
+        const Sighting sighting = seen[at];
+        if (at + 1 < seen.size() && seen[at + 1].slot != nullptr) memory.prefetch(seen[at + 1]);
+        if (sighting.slot == nullptr) {
             unseen.push_back(index);
             continue;
         }
-        if (memory.extent(sighting->at).empty()) {
+        if (memory.extent(sighting.at).empty()) {
             unmapped.push_back(index);
             continue;
         }
-        const auto copied = memory.copy(item.key, *sighting, item.into);
+        const auto copied = memory.copy(item.key, sighting, item.into);
         if (!copied) {
             ++stale;
             unseen.push_back(index);
             continue;
         }
         if (!copied_out(index, *copied)) continue;
-        touched.push_back(*sighting);
+        seen[hits++] = sighting;
         bytes += copied->bytes;
     }
     get_lent(memory, unseen);
-    memory.touch(touched);
+    memory.touch(std::span(seen).first(hits));
     const bool again = !unmapped.empty() && refresh_once(shard);
-    memory.count_get(touched.size(), again ? 0 : wanted.size() - touched.size(), bytes, stale);
+    memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
     if (!again) return;
     unmapped_.resize(shards().count());
     unmapped_[shard] = std::move(unmapped);  // answer() comes back for them
