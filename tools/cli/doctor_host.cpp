@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <sstream>
+#include <string_view>
 
 #include <cmpool/base/units.h>
 
@@ -28,32 +30,54 @@ std::string chosen(const std::string& line) {
     return line.substr(begin + 1, end - begin - 1);
 }
 
-void check_huge_pages(Checks& checks) {
-    constexpr const char* kPath = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-    const auto line = first_line(kPath);
-    if (!line) {
-        checks.push_back(
-            {"huge pages", Health::Warn, fmt::format("{} cannot be read", kPath),
-             "pool memory on tmpfs has 4 KiB pages then; a runtime folder on hugetlbfs has 2 MiB ones"});
-        return;
+/// The file system that a folder lies on.
+struct Mount {
+    std::string point, type, options;
+};
+
+std::optional<Mount> mount_of(const std::string& folder) {
+    std::ifstream table("/proc/self/mountinfo");
+    std::optional<Mount> best;
+    for (std::string line; std::getline(table, line);) {
+        // ID PARENT DEVICE ROOT POINT OPTIONS [TAGS..] - TYPE SOURCE SUPER-OPTIONS
+        std::istringstream words(line);
+        Mount mount;
+        std::string word;
+        for (int skipped = 0; skipped < 4; ++skipped) words >> word;
+        words >> mount.point;
+        while (words >> word && word != "-") continue;
+        words >> mount.type >> word >> mount.options;
+        const bool below =
+            folder == mount.point || mount.point == "/" || folder.starts_with(mount.point + "/");
+        if (below && (!best || mount.point.size() >= best->point.size())) best = mount;
     }
-    const auto mode = chosen(*line);
-    // The pool asks for huge pages by madvise; "force" is for testing, but gives them too.
-    if (mode == "always" || mode == "advise" || mode == "within_size" || mode == "force") {
-        checks.push_back({"huge pages",
-                          Health::Ok,
-                          fmt::format("shared memory may have 2 MiB pages (shmem_enabled is {})", mode),
-                          {}});
+    return best;
+}
+
+// A tmpfs gives 2 MiB pages by an option of its mount, whatever is set for other shared memory; only "deny"
+// and "force", both for testing, are stronger.
+void check_huge_pages(Checks& checks, const std::string& folder) {
+    const auto mount = mount_of(folder);
+    if (!mount) return;
+    const auto line = first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    const auto everywhere = line ? chosen(*line) : "deny";
+    const auto asks = [&](std::string_view mode) {
+        return ("," + mount->options + ",").find(fmt::format(",huge={},", mode)) != std::string::npos;
+    };
+    const bool by_mount = asks("always") || asks("advise") || asks("within_size");
+    if (mount->type == "hugetlbfs" || everywhere == "force" || (by_mount && everywhere != "deny")) {
+        checks.push_back(
+            {"huge pages", Health::Ok, fmt::format("{} gives 2 MiB pages where it can", mount->point), {}});
         return;
     }
     checks.push_back(
         {"huge pages", Health::Warn,
-         fmt::format("shared memory has 4 KiB pages (shmem_enabled is {}): large copies miss the TLB more "
-                     "often, and a pool starts more slowly",
-                     mode),
-         fmt::format(
-             "as root: echo advise > {}, then restart cmpoold; or give it a --runtime-dir on hugetlbfs",
-             kPath)});
+         fmt::format("{} gives 4 KiB pages: a get of a small block takes a third longer, and a pool starts "
+                     "more slowly",
+                     mount->point),
+         everywhere == "deny"
+             ? "this kernel gives none on tmpfs; a --runtime-dir on hugetlbfs has them"
+             : fmt::format("as root: mount -o remount,huge=advise {}, then restart cmpoold", mount->point)});
 }
 
 void check_folder(Checks& checks, const std::string& socket) {
@@ -84,7 +108,7 @@ void check_local_memory(Checks& checks, const client::Status& status) {
     // Only whom the kernel named is known to be on this host.
     if (!status.pool_uid) return;
     check_folder(checks, status.local_address);
-    check_huge_pages(checks);
+    check_huge_pages(checks, std::filesystem::path(status.local_address).parent_path().string());
 }
 
 void check_host(Checks& checks) {
