@@ -60,9 +60,12 @@ Report ReportCall::take() {
 // A key alone tells its shard where each block is a group of its own. Else it may lie on any.
 void KeysCall::begin() {
     if (keys_.empty()) return end({});
-    const bool alone = shards().spec().group_blocks <= 1;
-    asked_ = split([&](std::uint32_t index) { return alone ? shards().of(0, keys_[index]) : 0; });
-    if (!alone) asked_.assign(shards().count(), Split(asked_).front());
+    if (shards().spec().group_blocks <= 1) {
+        asked_ = split([&](std::uint32_t index) { return shards().of(0, keys_[index]); });
+    } else {
+        const auto all = split([](std::uint32_t) { return 0; }).front();
+        asked_.assign(shards().count(), all);
+    }
     begun();
     for (std::uint32_t shard = 0; shard < asked_.size(); ++shard) {
         if (asked_[shard].empty()) continue;
