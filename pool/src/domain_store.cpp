@@ -17,6 +17,8 @@ namespace {
 /// Room made ahead of need, so that one put in many pays for eviction.
 constexpr std::uint64_t kAheadUnitsMax = 4 * MiB / kUnitBytes;
 constexpr std::size_t kVictimsMax = 256;
+/// Records that one scrub looks at: where few blocks live, most are nobody's.
+constexpr std::size_t kScrubRecordsMax = 4096;
 /// Blocks that one search has in sight at once: about as many loads as a core keeps under way.
 constexpr std::size_t kFindsAhead = 16;
 constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
@@ -453,7 +455,8 @@ bool DomainStore::verify(ExtentId id) {
 }
 
 void DomainStore::scrub(std::uint64_t bytes) {
-    for (std::size_t looked = 0; looked < map_.size() && bytes > 0; ++looked) {
+    const std::size_t most = std::min(map_.size(), kScrubRecordsMax);
+    for (std::size_t looked = 0; looked < most && bytes > 0; ++looked) {
         if (scrub_next_ >= map_.size()) scrub_next_ = 0;
         const ExtentId id = scrub_next_++;
         if (map_[id].state != ExtentState::Live) continue;
