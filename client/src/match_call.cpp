@@ -31,7 +31,9 @@ void MatchCall::begin() {
         if (session.attachment() != nullptr) {
             match_mapped(shard);
         } else {
-            ask(shard, shard, wire::Match{session.namespace_id(), parts[shard].digests, lease_ms_});
+            ask(shard, shard,
+                wire::Match{session.namespace_id(), parts[shard].digests, lease_ms_,
+                            session.reader().ready()});
         }
     }
     ended();
@@ -81,6 +83,8 @@ void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
         part.session = shards().weak(static_cast<std::uint32_t>(shard));
+        part.learned = matched->places.size();
+        shards()[static_cast<std::uint32_t>(shard)].reader().places().learn(part.digests, matched->places);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -133,11 +137,13 @@ void Match::State::Part::release() noexcept {
     }
     pins.clear();
     attachment.reset();
-    if (const auto alive = session.lock(); alive && lease_id != 0) {
+    if (const auto alive = session.lock()) {
+        alive->reader().places().forget(std::span(digests).first(learned));
         const std::uint64_t ids[] = {lease_id};
-        alive->tell(wire::Release{ids});
+        if (lease_id != 0) alive->tell(wire::Release{ids});
     }
     lease_id = 0;
+    learned = 0;
 }
 
 void Match::State::release() noexcept {

@@ -2,6 +2,7 @@
 
 #include "attachment.h"
 #include "breaker.h"
+#include "reader.h"
 
 #include <cstdint>
 #include <deque>
@@ -37,6 +38,8 @@ public:
     virtual void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into);
     virtual void answer(std::uint64_t part, const wire::Body& answer) = 0;
     virtual void lost(std::uint64_t part, const Error& why) = 0;
+    /// The same somebody, where it reads one-sided too.
+    [[nodiscard]] virtual const ReadUser* reads() const noexcept { return nullptr; }
 };
 
 /// The connection to one shard of a pool server: finds the best lane, opens the namespace, maps what can be
@@ -80,6 +83,8 @@ public:
     /// Maps segments that are new since the last time. True when that is under way; false also where
     /// nobody should wait for it. answer(part, wire::Attached) or lost() follows.
     [[nodiscard]] bool refresh(Asker& asker, std::uint64_t part);
+    /// Reads blocks without the pool's help, where it can.
+    [[nodiscard]] Reader& reader() noexcept { return reader_; }
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
     void cannot_pull() noexcept { can_pull_ = false; }
 
@@ -150,6 +155,7 @@ private:
     PoolUri uri_;
     NamespaceSpec spec_;
     std::uint32_t shard_;
+    Reader reader_;
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
     Breaker breaker_;

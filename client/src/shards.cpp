@@ -11,6 +11,7 @@ Shards::Shards(const Environment& environment, PoolUri uri, NamespaceSpec spec)
 
 void Shards::progress() {
     for (std::uint32_t shard = 0; shard < count_; ++shard) sessions_[shard]->progress();
+    windows_.follow_planes();
     if (sessions_.front()->shards() != count_) follow();
 }
 
@@ -49,6 +50,11 @@ bool Shards::undecided() const noexcept {
     return std::any_of(sessions_.begin(), sessions_.begin() + count_, [](const auto& session) {
         return !session->ready() && !session->hopeless() && !session->refused();
     });
+}
+
+bool Shards::connecting() const noexcept {
+    return std::any_of(sessions_.begin(), sessions_.begin() + count_,
+                       [](const auto& session) { return session->reader().connecting(); });
 }
 
 void Shards::forget(Asker& asker) {

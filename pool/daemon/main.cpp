@@ -53,6 +53,26 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     return config;
 }
 
+/// Where clients read this host's memory one-sided.
+struct Plane {
+    std::unique_ptr<transport::Fabric> fabric;
+    std::unique_ptr<transport::Listener> listener;
+    std::string address;  ///< NAME://HOST:PORT
+};
+
+Result<Plane> open_plane(const std::string& text, Entropy& entropy) {
+    const auto wanted = transport::parse_plane(text);
+    if (!wanted) return fail(wanted.error());
+    auto fabric = transport::open_plane(wanted->name, entropy);
+    if (!fabric) return fail(fabric.error());
+    auto listener = (*fabric)->listen(wanted->address);
+    if (!listener) return fail(listener.error());
+    auto address = fmt::format("{}://{}", wanted->name, (*listener)->address());
+    for (const auto& line : (*fabric)->explain())
+        spdlog::info("event plane address {} through \"{}\"", address, line);
+    return Plane{std::move(*fabric), std::move(*listener), std::move(address)};
+}
+
 Result<void> serve(const Options& options) {
     StopSignal signal;  // from here on a signal ends us only after cleaning up
     const auto descriptors = raise_descriptor_limit();
@@ -84,17 +104,26 @@ Result<void> serve(const Options& options) {
     if (!remote) return fail(remote.error());
     auto local = shm->listen(options.runtime_dir + "/cmpoold.sock");
     if (!local) return fail(local.error());
+    Plane plane;
+    if (!options.plane.empty()) {
+        auto opened = open_plane(options.plane, entropy);
+        if (!opened) return fail(opened.error().code, "--plane {}: {}", options.plane, opened.error().detail);
+        plane = std::move(*opened);
+    }
     const std::string address = (*remote)->address();
     const auto view = controller->join({.name = options.name, .address = address});
     if (!view) return fail(view.error());
 
     // Outlived by the loops that its answers go to, outliving nothing that it asks.
     auto meta_thread = std::make_unique<MetaThread>();
-    auto shards = Shards::create({clock, entropy, *shm, *controller, *meta_thread},
-                                 server_config(options, *capacity_bytes, (*local)->address()));
+    auto config = server_config(options, *capacity_bytes, (*local)->address());
+    config.one_sided = plane.fabric.get();
+    if (plane.fabric != nullptr) config.planes = {plane.address};
+    auto shards = Shards::create({clock, entropy, *shm, *controller, *meta_thread}, std::move(config));
     if (!shards) return fail(shards.error());
     (*shards)->door().listen(std::move(*remote));
     (*shards)->door().listen(std::move(*local));
+    if (plane.listener != nullptr) (*shards)->door().listen(std::move(plane.listener));
     (*shards)->door().stop_on(signal.fd());
     spdlog::info(
         "event ready address {} node {:016x} epoch {} capacity_bytes {} shards {} descriptors_max {}",

@@ -45,6 +45,9 @@ void describe(CLI::App& app, Options& options, Written& written) {
     app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
     app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
         ->capture_default_str();
+    app.add_option("--plane", options.plane,
+                   "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
+                   "such as verbs://10.0.0.1:7412; all memory is then locked");
     app.add_option("--data-dir", options.data_dir, "Where namespaces are kept across restarts")
         ->capture_default_str();
     app.add_option("--runtime-dir", options.runtime_dir,

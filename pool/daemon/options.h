@@ -15,6 +15,7 @@ struct Options {
     std::uint32_t shards = 0;          ///< 0: one for two of the processors that we may use
     bool prefault = true;
     std::string listen = "127.0.0.1:7411";
+    std::string plane;  ///< NAME://HOST:PORT where clients read this host's memory one-sided; empty: nowhere
     std::string data_dir;
     std::string runtime_dir;
     std::string name;

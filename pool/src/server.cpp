@@ -238,7 +238,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
                        .node = config_.node_name,
                        .version = config_.version,
                        .local_address = config_.local_address,
-                       .shards = config_.shards});
+                       .shards = config_.shards,
+                       .planes = config_.planes});
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {

@@ -173,6 +173,9 @@ private:
     void finish_put(Peer& peer, IncomingPut& put);
     static void abort_put(IncomingPut& put);
 
+    [[nodiscard]] static std::vector<wire::Place> places_of(const DomainStore& store,
+                                                            std::span<const model::Digest> chain,
+                                                            std::span<const ExtentId> run);
     void give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
                     std::uint32_t lease_ms, wire::Matched& answer);
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);

@@ -1,3 +1,4 @@
+#include "exposed_segment.h"
 #include "server_impl.h"
 
 #include <algorithm>
@@ -36,14 +37,22 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Attach& ask) {
         return refuse(peer, id, {Errc::Unsupported, "pool memory is not exposed over this lane"});
     }
     DomainStore& store = *space->store;
-    auto control = control_page(peer, store);
+    // Who only reads has nothing to write pins to: leases keep the bytes for it.
+    const bool maps = peer.lane->caps().map == transport::MapKind::Coherent;
+    Result<wire::Grant> control;
+    if (maps) control = control_page(peer, store);
     if (!control) return refuse(peer, id, control.error());
+    if (!maps && config_.one_sided == nullptr) {
+        return refuse(peer, id, {Errc::Unsupported, "no memory is known to this lane's fabric"});
+    }
 
-    const auto grant = [](const transport::Segment& segment, std::uint64_t bytes, std::size_t index) {
+    const auto grant = [maps](const transport::Segment& segment, std::uint64_t bytes, std::size_t index) {
+        // Memory makes nothing else.
+        const auto& shown = maps ? segment : *static_cast<const ExposedSegment&>(segment).one_sided();
         return wire::Grant{.index = static_cast<std::uint32_t>(index),
                            .bytes = bytes,
-                           .token = segment.token().value,
-                           .descriptor = segment.descriptor().bytes};
+                           .token = shown.token().value,
+                           .descriptor = shown.descriptor().bytes};
     };
     wire::Attached answer{
         .bucket_bits = store.bucket_bits(),
@@ -73,8 +82,27 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
     counts_.match_blocks_asked += ask.chain.size();
     counts_.match_blocks_hit += run.size();
     wire::Matched answer{.blocks = static_cast<std::uint32_t>(run.size())};
+    std::vector<wire::Place> places;
+    if (ask.places) places = places_of(*space->store, ask.chain, run);
+    answer.places = places;
     if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask.lease_ms, answer);
     send(peer, id, answer);
+}
+
+// All or none: a place that is missing would be another block's.
+std::vector<wire::Place> ServerImpl::places_of(const DomainStore& store, std::span<const model::Digest> chain,
+                                               std::span<const ExtentId> run) {
+    std::vector<wire::Place> places;
+    places.reserve(run.size());
+    for (std::size_t at = 0; at < run.size(); ++at) {
+        const auto shown = store.shown(chain[at], run[at]);
+        if (!shown) return {};
+        places.push_back({.tag_word = shown->slot.tag_word,
+                          .location_word = shown->slot.location_word,
+                          .slot = static_cast<std::uint32_t>(shown->slot_index),
+                          .length = static_cast<std::uint32_t>(store.view(run[at]).payload.size())});
+    }
+    return places;
 }
 
 void ServerImpl::give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,

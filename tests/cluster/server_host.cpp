@@ -73,8 +73,10 @@ void ServerHost::start() {
     auto memory = world_.open(kPoolHost, transport::SimProfile::Mapped);
     memory_ = options_.wrap_memory ? options_.wrap_memory(std::move(memory)) : std::move(memory);
     network_ = world_.open(kPoolHost, transport::SimProfile::Messages);
+    one_sided_ = world_.open(kPoolHost, transport::SimProfile::OneSided);
     for (const auto& [fabric, address] :
-         {std::pair(memory_.get(), kPoolSocket), std::pair(network_.get(), kPoolAddress)}) {
+         {std::pair(memory_.get(), kPoolSocket), std::pair(network_.get(), kPoolAddress),
+          std::pair(one_sided_.get(), kPoolPlaneAddress)}) {
         auto listener = fabric->listen(address);
         REQUIRE(listener);
         listeners_.push_back(std::move(*listener));
@@ -85,7 +87,9 @@ void ServerHost::start() {
                                             .prefault = false,
                                             .local_address = kPoolSocket,
                                             .shard = shard,
-                                            .shards = options_.shards},
+                                            .shards = options_.shards,
+                                            .planes = {kPoolPlane},
+                                            .one_sided = one_sided_.get()},
                                            world_.clock(), entropy_, *memory_, *directory_, processes_);
         REQUIRE(server);
         shards_.push_back({std::move(*server), {}});
@@ -101,6 +105,7 @@ void ServerHost::crash() {
     listeners_.clear();
     memory_.reset();
     network_.reset();
+    one_sided_.reset();
 }
 
 void ServerHost::restart() {

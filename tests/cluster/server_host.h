@@ -21,6 +21,8 @@ using transport::SimWorld;
 inline constexpr const char* kPoolHost = "pool";
 inline constexpr const char* kPoolAddress = "pool:7411";
 inline constexpr const char* kPoolSocket = "pool.sock";
+inline constexpr const char* kPoolPlane = "sim://pool:7412";
+inline constexpr const char* kPoolPlaneAddress = "pool:7412";
 
 struct ServerOptions {
     std::uint64_t capacity_bytes = 2 * MiB;  ///< of each shard
@@ -94,6 +96,7 @@ private:
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<transport::Fabric> memory_;
     std::unique_ptr<transport::Fabric> network_;
+    std::unique_ptr<transport::Fabric> one_sided_;
     std::vector<std::unique_ptr<transport::Listener>> listeners_;
     std::vector<Shard> shards_;
     std::uint64_t run_ = 0;

@@ -127,6 +127,8 @@ void print_others(Values values) {
 void print_stats(const Values& values, const client::Status& status, const std::string& address) {
     fmt::print("pool {}: node {}, cmpool {}, by {}\n", address, status.node, status.version,
                status.transport);
+    fmt::print("blocks come by {}: {}\n", status.kv,
+               status.kv == status.transport && status.transport == "shm" ? status.plane : status.kv_plane);
     for (const auto& group : groups()) print_group(group, values);
     print_messages(values);
     print_others(values);

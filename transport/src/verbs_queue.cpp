@@ -31,6 +31,7 @@ constexpr std::size_t kBatchMax = 64;  // requests that one doorbell starts
 ibv_wr_opcode opcode(OpKind kind) noexcept {
     switch (kind) {
         case OpKind::Write:
+        case OpKind::WriteNotify:
             return IBV_WR_RDMA_WRITE;
         case OpKind::Cas:
             return IBV_WR_ATOMIC_CMP_AND_SWP;
