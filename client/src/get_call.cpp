@@ -167,7 +167,7 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
     std::vector<std::uint32_t> others;
     for (const std::uint32_t index : wanted) {
         const wire::Place* place = reader.places().find(items_[index].key);
-        if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.reaches(*place)) {
+        if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
             others.push_back(index);
             continue;
         }

@@ -90,13 +90,7 @@ void Reader::progress() {
         if (!received) fail(received.error().detail);
         if ((!received || *received == 0) && count < done.size()) break;
     }
-    while (lane_ != nullptr && !failure_ && !unposted_.empty()) {
-        const std::uint64_t id = unposted_.front();
-        const auto batch = batches_.find(id);
-        if (batch != batches_.end()) post(id, batch->second);
-        if (batch != batches_.end() && batch->second.posted < 2 * batch->second.items.size()) break;
-        unposted_.pop_front();
-    }
+    post_all();
     if (connecting() && now >= attempt_ends_) fail("it did not answer in time");
     for (const auto& [id, batch] : batches_) {
         if (now >= batch.until) fail("a read took too long");
@@ -259,19 +253,29 @@ void Reader::imported(const transport::Completion& done) {
     why_ = fmt::format("{}: the pool's memory is read by {}", name_, lane_->peer().address);
 }
 
-bool Reader::reaches(const wire::Place& place) {
+bool Reader::reaches(const wire::Place& place) const {
     const std::uint64_t offset = offset_of(place);
     const std::uint64_t index = offset / segment_bytes_;
     const std::uint64_t end = offset % segment_bytes_ + kHeaderBytes + place.length;
-    const bool inside = slot_offset(place.slot) + sizeof(model::Slot) <= index_->size();
-    if (index < data_.size() && data_[index] != nullptr) return inside && end <= data_[index]->size();
-    // One question at a time; until it is answered, messages do.
-    if (!asking_ && imports_left_ == 0 && index >= data_.size()) {
+    return slot_offset(place.slot) + sizeof(model::Slot) <= index_->size() && index < data_.size() &&
+           data_[index] != nullptr && end <= data_[index]->size();
+}
+
+bool Reader::may_reach(const wire::Place& place) {
+    if (offset_of(place) / segment_bytes_ < data_.size()) return reaches(place);
+    // New memory of the domain. One question at a time: a later one finds this one's answer.
+    if (!asking_ && imports_left_ == 0) {
         asking_ = true;
         say(wire::Attach{.namespace_id = namespace_id_,
                          .known_segments = static_cast<std::uint32_t>(data_.size())});
     }
-    return false;
+    return true;
+}
+
+bool Reader::waits(const Batch& batch) const {
+    if (batch.posted > 0 || (!asking_ && imports_left_ == 0)) return false;
+    return !std::all_of(batch.items.begin(), batch.items.end(),
+                        [&](const ReadItem& item) { return reaches(item.place); });
 }
 
 // ---- reading ----
@@ -288,9 +292,37 @@ bool Reader::read(ReadUser& user, std::uint64_t part, std::vector<ReadItem> item
         batch.scratch.push_back(free_scratch_.back());
         free_scratch_.pop_back();
     }
-    if (unposted_.empty()) post(id, batch);
-    if (batch.posted < 2 * batch.items.size()) unposted_.push_back(id);
+    unposted_.push_back(id);
+    if (unposted_.size() == 1 && !waits(batch)) post(id, batch);
+    if (batch.posted == 2 * batch.items.size()) unposted_.pop_back();
     return true;
+}
+
+void Reader::post_all() {
+    while (lane_ != nullptr && !failure_ && !unposted_.empty()) {
+        const std::uint64_t id = unposted_.front();
+        const auto found = batches_.find(id);
+        if (found == batches_.end()) {
+            unposted_.pop_front();
+            continue;
+        }
+        Batch& batch = found->second;
+        if (waits(batch)) return;
+        const bool all = std::all_of(batch.items.begin(), batch.items.end(),
+                                     [&](const ReadItem& item) { return reaches(item.place); });
+        if (!all && batch.posted == 0) {
+            // The memory did not come: whoever wanted it asks for the blocks.
+            Batch ended = std::move(batch);
+            batches_.erase(found);
+            unposted_.pop_front();
+            free_scratch_.insert(free_scratch_.end(), ended.scratch.begin(), ended.scratch.end());
+            ended.user->read_done(ended.part, std::vector<std::optional<std::uint64_t>>(ended.items.size()));
+            continue;
+        }
+        post(id, batch);
+        if (batch.posted < 2 * batch.items.size()) return;
+        unposted_.pop_front();
+    }
 }
 
 // The blocks, and behind them their slots: the fence lets no slot be read before every block is here. Only

@@ -72,9 +72,10 @@ public:
 
     /// Where matched blocks lie.
     [[nodiscard]] Places& places() noexcept { return places_; }
-    /// False where the place is in memory that we do not know yet: it is asked for now.
-    [[nodiscard]] bool reaches(const wire::Place& place);
-    /// Begins to read; ends by `until` at the latest. False when there is no room for so many now.
+    /// False where the place is in no memory that we know or may be given.
+    [[nodiscard]] bool may_reach(const wire::Place& place);
+    /// Begins to read; ends by `until` at the latest. False when there is no room for so many now. What lies
+    /// in memory that we are yet to be given waits for that.
     [[nodiscard]] bool read(ReadUser& user, std::uint64_t part, std::vector<ReadItem> items, Instant until);
     /// Forgets a user. What it reads just now ends with the lane: nothing else gives its buffers back.
     bool forget(const ReadUser& user);
@@ -115,6 +116,9 @@ private:
     void lose(const std::string& why);
     void close();
     [[nodiscard]] Result<void> open_plane(const transport::PlaneAddress& plane);
+    [[nodiscard]] bool reaches(const wire::Place& place) const;
+    [[nodiscard]] bool waits(const Batch& batch) const;
+    void post_all();
     void post(std::uint64_t id, Batch& batch);
     void completed(const transport::Completion& done);
     void finish(Batch& batch);

@@ -1,5 +1,6 @@
 // Blocks that are read one-sided from another process, on a host that has such a device: tools/rdma-vm
 // makes one. Deadlines are long, since a machine is emulated for that.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -243,20 +244,20 @@ TEST_CASE("whoever is killed, nobody reads a wrong byte, and no memory stays loc
         MESSAGE(hits << " blocks compared; held: " << alone);
     }
     // And the other way round.
-    const auto pool = testing::open_pool(daemon.uri(query(*plane)));
-    REQUIRE(reads_by(*pool, *plane));
-    Chain chain(*pool, kBlockBytes);
-    const auto match = pool->match(chain.keys, 60'000);
-    daemon.kill();
-    CHECK(pool->get(chain.gets, {.deadline = 5s}).count(client::Outcome::Hit) == 0);
-    daemon.start();
-    REQUIRE(reads_by(*pool, *plane));
-    CHECK(pool->get(chain.gets).count(client::Outcome::Hit) == 0);
-    daemon.kill();
-    CHECK(testing::comes_true([&] { return pool->progress(), pool->status().kv != *plane; }, kPatience));
-    CHECK(testing::comes_true(
-        [&] { return held_of_devices().find("mr 1") != std::string::npos || nobody.empty(); }, kPatience));
-    MESSAGE("held at last: " << held_of_devices());
+    {
+        const auto pool = testing::open_pool(daemon.uri(query(*plane)));
+        REQUIRE(reads_by(*pool, *plane));
+        Chain chain(*pool, kBlockBytes);
+        const auto match = pool->match(chain.keys, 60'000);
+        daemon.kill();
+        CHECK(pool->get(chain.gets, {.deadline = 5s}).count(client::Outcome::Hit) == 0);
+        daemon.start();
+        REQUIRE(reads_by(*pool, *plane));
+        CHECK(pool->get(chain.gets).count(client::Outcome::Hit) == 0);
+        daemon.kill();
+        CHECK(testing::comes_true([&] { return pool->progress(), pool->status().kv != *plane; }, kPatience));
+    }
+    CHECK(testing::comes_true([&] { return held_of_devices() == nobody; }, kPatience));
 }
 
 // Floats travel as bytes: one bit changed somewhere would show in some token.
@@ -270,28 +271,25 @@ TEST_CASE("a trained model answers from memory that was read one-sided what the 
     auto daemon = daemon_with(*plane);
     const auto watcher = testing::open_pool(daemon.uri("?transport=tcp&deadline_ms=20000"));
     const auto cases = nlohmann::json::parse(std::ifstream(*golden)).at("cases");
-    std::uint64_t cold = 0;
-    for (const bool warm : {false, true}) {
-        if (warm) cold = testing::statistic(*watcher, "messages_Get");
-        std::size_t reused = 0;
-        for (const auto& expected : cases) {
-            const auto name = expected.at("name").get<std::string>();
-            CAPTURE(name);
-            if (!name.starts_with("shared_prefix")) continue;
-            const auto count = expected.at("output_ids").size();
-            Process server({CMPOOL_SERVE, "generate", "--model", model->string(), "--tokenizer",
-                            table->string(), "--pool", daemon.uri(query(*plane)), "--prompt",
-                            expected.at("prompt"), "--json", "--block-tokens", "16", "--max-tokens",
-                            std::to_string(count)});
-            const auto line = server.read_line(kPatience);
-            if (server.wait(kPatience) != 0 || !line) FAIL("cmpool-serve said: ", server.errors());
-            const auto answer = nlohmann::json::parse(*line);
-            CHECK(answer.at("tokens") == expected.at("output_ids"));
-            reused += answer.at("reused_tokens").get<std::size_t>();
-        }
-        CHECK((warm ? reused > 0 : true));
-        MESSAGE((warm ? "warm: " : "cold: ") << reused << " tokens reused");
+    // The second shares 136 tokens with the first; the third is the first again, whose blocks are all there.
+    const std::pair<const char*, std::size_t> runs[]{
+        {"shared_prefix_a", 0}, {"shared_prefix_b", 128}, {"shared_prefix_a", 128}};
+    for (const auto& [name, reused_min] : runs) {
+        CAPTURE(name);
+        const auto expected =
+            std::ranges::find_if(cases, [&](const auto& each) { return each.at("name") == name; });
+        REQUIRE(expected != cases.end());
+        const auto count = expected->at("output_ids").size();
+        Process server({CMPOOL_SERVE, "generate", "--model", model->string(), "--tokenizer", table->string(),
+                        "--pool", daemon.uri(query(*plane)), "--prompt", expected->at("prompt"), "--json",
+                        "--block-tokens", "16", "--max-tokens", std::to_string(count)});
+        const auto line = server.read_line(kPatience);
+        if (server.wait(kPatience) != 0 || !line) FAIL("cmpool-serve said: ", server.errors());
+        const auto answer = nlohmann::json::parse(*line);
+        CHECK(answer.at("tokens") == expected->at("output_ids"));
+        CHECK(answer.at("reused_tokens").get<std::size_t>() >= reused_min);
+        MESSAGE(name << ": " << answer.at("reused_tokens").get<std::size_t>() << " tokens reused");
     }
-    CHECK(testing::statistic(*watcher, "messages_Get") == cold);
+    CHECK(testing::statistic(*watcher, "messages_Get") == 0);
     CHECK(daemon.stop());
 }

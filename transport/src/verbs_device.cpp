@@ -73,6 +73,8 @@ int rank(const ibv_gid_entry& entry) noexcept {
 Result<std::vector<std::unique_ptr<VerbsDevice>>> VerbsDevice::open_all() {
     int count = 0;
     ibv_device** list = ::ibv_get_device_list(&count);
+    if (list == nullptr && errno == ENOSYS)
+        return fail(Errc::Unsupported, "no RDMA device on this host: its kernel has no ib_uverbs loaded");
     if (list == nullptr) return fail(Errc::Denied, "cannot list RDMA devices: {}", std::strerror(errno));
     std::vector<std::unique_ptr<VerbsDevice>> all;
     std::string trouble;

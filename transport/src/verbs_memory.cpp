@@ -55,7 +55,10 @@ std::uint64_t VerbsEntry::base() const noexcept {
 }
 
 Result<ibv_mr*> VerbsEntry::region(VerbsDevice& device) {
-    if (revoked) return fail(Errc::Denied, "segment {:x} is revoked", id);
+    {
+        const std::shared_lock held(gate);
+        if (revoked) return fail(Errc::Denied, "segment {:x} is revoked", id);
+    }
     if (regions_.size() <= device.index()) regions_.resize(device.index() + 1);
     ibv_mr*& known = regions_[device.index()];
     if (known != nullptr) return known;
