@@ -25,6 +25,7 @@ namespace {
 constexpr std::chrono::milliseconds kPatience{60'000};
 constexpr std::size_t kBlocks = 16;
 constexpr std::size_t kBlockBytes = 64 * KiB;
+constexpr std::ptrdiff_t kGoldenTokens = 16;
 
 /// The first plane that this host has a device for.
 std::optional<std::string> plane_here() {
@@ -279,14 +280,16 @@ TEST_CASE("a trained model answers from memory that was read one-sided what the 
         const auto expected =
             std::ranges::find_if(cases, [&](const auto& each) { return each.at("name") == name; });
         REQUIRE(expected != cases.end());
-        const auto count = expected->at("output_ids").size();
+        // Some of the reference's tokens are enough: each depends on every byte that was read.
+        const std::vector<std::uint32_t> all = expected->at("output_ids");
+        const std::vector<std::uint32_t> first(all.begin(), all.begin() + kGoldenTokens);
         Process server({CMPOOL_SERVE, "generate", "--model", model->string(), "--tokenizer", table->string(),
                         "--pool", daemon.uri(query(*plane)), "--prompt", expected->at("prompt"), "--json",
-                        "--block-tokens", "16", "--max-tokens", std::to_string(count)});
+                        "--block-tokens", "16", "--max-tokens", std::to_string(kGoldenTokens)});
         const auto line = server.read_line(kPatience);
         if (server.wait(kPatience) != 0 || !line) FAIL("cmpool-serve said: ", server.errors());
         const auto answer = nlohmann::json::parse(*line);
-        CHECK(answer.at("tokens") == expected->at("output_ids"));
+        CHECK(answer.at("tokens").get<std::vector<std::uint32_t>>() == first);
         CHECK(answer.at("reused_tokens").get<std::size_t>() >= reused_min);
         MESSAGE(name << ": " << answer.at("reused_tokens").get<std::size_t>() << " tokens reused");
     }

@@ -105,6 +105,10 @@ private:
         std::uint64_t bytes = 0;
     };
 
+    /// Ends only when something of the peer's is here.
+    [[nodiscard]] static bool brings_back(OpKind kind) noexcept {
+        return kind == OpKind::Read || kind == OpKind::Cas || kind == OpKind::FetchAdd;
+    }
     [[nodiscard]] VerbsDevice* choose_device(VerbsPort& port, std::string& why) const;
     [[nodiscard]] Result<void> open_queue();
     [[nodiscard]] Result<void> set_up(const VerbsEnd& peer);
