@@ -120,14 +120,7 @@ Result<Server::PeerId> ServerImpl::welcome(Guest guest) {
 
 void ServerImpl::tick() {
     const Instant now = clock_.now();
-    for (auto lease = leases_.begin(); lease != leases_.end();) {
-        const auto next = std::next(lease);
-        if (lease->second.ends <= now) {
-            ++counts_.leases_expired;
-            end_lease(lease);
-        }
-        lease = next;
-    }
+    expire_leases();
     std::vector<PeerId> stuck;
     for (const auto& [id, peer] : peers_) {
         if (peer->stuck_since != Instant::never() && now - peer->stuck_since >= kSendDeadline)
@@ -412,6 +405,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_bytes", counts_.put_bytes},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
+        {"cooling_bytes", cooling_bytes_},
         {"leases_given", counts_.leases_given},
         {"leases_expired", counts_.leases_expired},
         {"leases_refused", counts_.leases_refused},

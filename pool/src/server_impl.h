@@ -26,6 +26,10 @@ inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
 inline constexpr std::size_t kNamespacesPerPeerMax = 64;
 /// Work of one serve(): receive() calls before others have their turn.
 inline constexpr int kReceivesPerServe = 4;
+/// Blocks whose lease has run out keep their bytes for so long when they may be read one-sided, so that a
+/// reader who is a little late need not ask again; of the capacity so much at most.
+inline constexpr std::chrono::milliseconds kCooling{200};
+inline constexpr std::uint64_t kCoolingShare = 16;
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
 
@@ -115,6 +119,8 @@ struct Lease {
     DomainStore* store;
     std::vector<ExtentId> extents;
     std::uint64_t bytes;
+    bool one_sided = false;  ///< its holder knows where the blocks lie
+    bool cools = false;      ///< has run out, and keeps its bytes a little longer
 };
 
 class ServerImpl final : public Server {
@@ -177,7 +183,8 @@ private:
                                                             std::span<const model::Digest> chain,
                                                             std::span<const ExtentId> run);
     void give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
-                    std::uint32_t lease_ms, wire::Matched& answer);
+                    const wire::Match& ask, wire::Matched& answer);
+    void expire_leases();
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
 
     void send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather = {},
@@ -201,6 +208,7 @@ private:
     wire::Decoder decoder_;
     std::unordered_map<PeerId, std::unique_ptr<Peer>> peers_;
     std::unordered_map<std::uint64_t, Lease> leases_;
+    std::uint64_t cooling_bytes_ = 0;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
     std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours

@@ -85,7 +85,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
     std::vector<wire::Place> places;
     if (ask.places) places = places_of(*space->store, ask.chain, run);
     answer.places = places;
-    if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask.lease_ms, answer);
+    if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask, answer);
     send(peer, id, answer);
 }
 
@@ -106,26 +106,45 @@ std::vector<wire::Place> ServerImpl::places_of(const DomainStore& store, std::sp
 }
 
 void ServerImpl::give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
-                            std::uint32_t lease_ms, wire::Matched& answer) {
+                            const wire::Match& ask, wire::Matched& answer) {
     std::uint64_t bytes = 0;
     for (const ExtentId extent : extents) bytes += space.store->extent(extent).units * model::kUnitBytes;
     if (peer.leased_bytes + bytes > lease_bytes_max_) {
         ++counts_.leases_refused;  // a later miss is legal
         return;
     }
-    const auto lease_for = std::min(std::chrono::milliseconds(lease_ms), kLeaseMax);
+    const auto lease_for = std::min(std::chrono::milliseconds(ask.lease_ms), kLeaseMax);
     for (const ExtentId extent : extents) space.store->hold(extent);
     peer.leased_bytes += bytes;
     ++counts_.leases_given;
     answer.lease_id = next_lease_++;
     answer.lease_ms = static_cast<std::uint32_t>(lease_for.count());
-    leases_.emplace(answer.lease_id,
-                    Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents), bytes});
+    leases_.emplace(answer.lease_id, Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents),
+                                           bytes, ask.places});
+}
+
+void ServerImpl::expire_leases() {
+    const Instant now = clock_.now();
+    for (auto at = leases_.begin(); at != leases_.end();) {
+        const auto lease = at++;
+        auto& [id, held] = *lease;
+        if (held.ends > now) continue;
+        if (!held.cools) ++counts_.leases_expired;
+        const bool fits = cooling_bytes_ + held.bytes <= memory_->capacity_bytes() / kCoolingShare;
+        if (held.cools || !held.one_sided || !fits) {
+            end_lease(lease);
+            continue;
+        }
+        held.cools = true;
+        held.ends = now + kCooling;
+        cooling_bytes_ += held.bytes;
+    }
 }
 
 void ServerImpl::end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease) {
     for (const ExtentId extent : lease->second.extents) lease->second.store->unhold(extent);
     if (Peer* peer = find(lease->second.peer)) peer->leased_bytes -= lease->second.bytes;
+    if (lease->second.cools) cooling_bytes_ -= lease->second.bytes;
     leases_.erase(lease);
 }
 

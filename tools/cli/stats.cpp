@@ -36,6 +36,7 @@ const std::array<Group, 6>& groups() {
           {"writing_bytes", "being written", "capacity_bytes"},
           {"doomed_bytes", "removed, still read", "capacity_bytes"},
           {"leased_bytes", "under lease", "capacity_bytes"},
+          {"cooling_bytes", "of it, run out", "capacity_bytes"},
           {"segment_bytes", "segment"},
           {"segments_ready", "segments ready"},
           {"domains", "domains"},
