@@ -113,7 +113,8 @@ TEST_CASE("read one-sided, a request costs a match and a release, and its blocks
     {
         const auto match = stage.match(client, chain, 10'000);
         REQUIRE(match.leased());
-        stage.server.freeze(true);  // nobody is there to answer
+        REQUIRE(stage.get(client, chain).count(Outcome::Hit) == chain.size());  // imports what is new
+        stage.server.freeze(true);                                              // nobody is there to answer
         for (int round = 0; round < 100; ++round)
             CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
         stage.server.freeze(false);

@@ -180,8 +180,12 @@ TEST_CASE("a link that goes down in the middle of a batch costs time and nothing
     Chain chain(*pool, 1 * MiB);
     const auto match = pool->match(chain.keys, 60'000);
     REQUIRE(match.blocks() == kBlocks);
+    REQUIRE(pool->get(chain.gets).count(client::Outcome::Hit) == kBlocks);  // imports what is new
+    chain.forget();
+    const auto posted = pool->status().kv_requests;
     auto getting = pool->start_get(chain.gets);
     REQUIRE(::system("ip link set rdma0 down") == 0);
+    CHECK(pool->status().kv_requests > posted);
     CHECK_FALSE(getting.done());
     while (!getting.done()) pool->progress();
     const auto got = getting.take();
@@ -291,7 +295,8 @@ TEST_CASE("a trained model answers from memory that was read one-sided what the 
         const auto answer = nlohmann::json::parse(*line);
         CHECK(answer.at("tokens").get<std::vector<std::uint32_t>>() == first);
         CHECK(answer.at("reused_tokens").get<std::size_t>() >= reused_min);
-        MESSAGE(name << ": " << answer.at("reused_tokens").get<std::size_t>() << " tokens reused");
+        MESSAGE(std::string(name) << ": " << answer.at("reused_tokens").get<std::size_t>()
+                                  << " tokens reused");
     }
     CHECK(testing::statistic(*watcher, "messages_Get") == 0);
     CHECK(daemon.stop());
