@@ -14,7 +14,7 @@ using model::kUnitBytes;
 namespace {
 
 /// Of a block, what is loaded ahead: the processor sees by itself how it goes on.
-constexpr std::size_t kAheadBytes = 1 * KiB;
+constexpr std::size_t kAheadBytes = 4 * KiB + 64;
 
 }  // namespace
 

@@ -74,6 +74,18 @@ private:
 /// Which items of a batch concern which shard, in the order of the batch.
 using Split = std::vector<std::vector<std::uint32_t>>;
 
+class ReportCall;
+class MatchCall;
+
+template <>
+struct Pending<Report>::State {
+    ReportCall* call;
+};
+template <>
+struct Pending<Match>::State {
+    MatchCall* call;
+};
+
 /// A call on a batch of blocks.
 class ReportCall : public Call {
 public:
@@ -82,6 +94,7 @@ public:
         report_.blocks.resize(count);
     }
     [[nodiscard]] Report take();
+    [[nodiscard]] Pending<Report>::State* held() noexcept { return &held_; }
 
 protected:
     template <class ShardOf>
@@ -94,6 +107,9 @@ protected:
     }
 
     Report report_;
+
+private:
+    Pending<Report>::State held_{this};
 };
 
 class GetCall final : public ReportCall {
@@ -182,6 +198,7 @@ public:
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] Match take();
+    [[nodiscard]] Pending<Match>::State* held() noexcept { return &held_; }
 
 private:
     void over() noexcept override;
@@ -190,6 +207,7 @@ private:
     std::span<const Digest> chain_;
     std::uint32_t lease_ms_;
     std::shared_ptr<Match::State> state_;
+    Pending<Match>::State held_{this};
 };
 
 /// Stats or List: an answer for people.

@@ -68,8 +68,8 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     if (attachment == nullptr) return;  // gone while we asked for segments: misses
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
-    std::vector<Sighting> seen;  // without a slot: not
-    seen.reserve(wanted.size());
+    thread_local std::vector<Sighting> seen;  // without a slot: not
+    seen.clear();
     for (const std::uint32_t index : wanted)
         seen.push_back(memory.probe(items_[index].key).value_or(Sighting{}));
     std::vector<std::uint32_t> unmapped;
@@ -81,6 +81,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
         const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
         const Sighting sighting = seen[at];
+        if (at == 0 && sighting.slot != nullptr) memory.prefetch(sighting);
         if (at + 1 < seen.size() && seen[at + 1].slot != nullptr) memory.prefetch(seen[at + 1]);
         if (sighting.slot == nullptr) {
             unseen.push_back(index);
@@ -143,11 +144,11 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
         chunks_.back().items.push_back(index);
         chunk_bytes += bytes;
     }
+    thread_local std::vector<Digest> digests;
+    thread_local std::vector<std::uint32_t> rooms;
     for (std::size_t part = first; part < chunks_.size(); ++part) {
-        std::vector<Digest> digests;
-        std::vector<std::uint32_t> rooms;
-        digests.reserve(chunks_[part].items.size());
-        rooms.reserve(chunks_[part].items.size());
+        digests.clear();
+        rooms.clear();
         for (const std::uint32_t index : chunks_[part].items) {
             digests.push_back(items_[index].key);
             rooms.push_back(

@@ -1,7 +1,6 @@
 #include "session.h"
 
 #include <algorithm>
-#include <array>
 
 #include <cmpool/base/assert.h>
 
@@ -70,11 +69,10 @@ void Session::pump(std::unique_ptr<transport::Lane>& lane) {
         if (!received && current == lane_.get()) fail_lane(received.error());
 
         if (lane == nullptr || lane.get() != current) return;
-        std::array<transport::Completion, 64> done;
-        const std::size_t count = lane->poll(done);
+        const std::size_t count = lane->poll(done_);
         for (std::size_t index = 0; index < count && lane.get() == current; ++index)
-            completed(*lane, done[index]);
-        if ((!received || *received == 0) && count < done.size()) return;
+            completed(*lane, done_[index]);
+        if ((!received || *received == 0) && count < done_.size()) return;
     }
 }
 
@@ -142,6 +140,7 @@ void Session::down(const Failure& failure) {
     local_.reset();
     failure_.reset();
     local_failure_.reset();
+    arriving_.reset();
     state_ = State::Down;
     refused_ = failure.refused;
     trouble_ = failure.why;
@@ -426,20 +425,25 @@ void Session::probe() {
     tell(wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
+// Payloads come on the lane that requests go out on. What is decoded here is kept for message(): the other
+// lane, which may come in between, has a decoder of its own.
+void Session::place(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes,
                     std::vector<MutableBytes>& into) {
-    if (payload_bytes == 0) return;
-    const auto message = decoder_.decode(head);
-    if (!message) return;
-    const auto request = requests_.find(message->request_id);
+    if (payload_bytes == 0 || &lane != lane_.get()) return;
+    arriving_ = decoder_.decode(head);
+    if (!*arriving_) return;
+    const auto request = requests_.find((*arriving_)->request_id);
     if (request == requests_.end()) return;
     landing_ = request->first;
-    request->second.asker->place(request->second.part, message->body, into);
+    request->second.asker->place(request->second.part, (*arriving_)->body, into);
 }
 
-void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
+void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes) {
     landing_ = 0;
-    const auto message = decoder_.decode(head);
+    const bool ours = &lane == lane_.get();
+    const bool known = ours && payload_bytes > 0 && arriving_;
+    const auto message =
+        known ? *std::exchange(arriving_, std::nullopt) : (ours ? decoder_ : local_decoder_).decode(head);
     if (!message) {
         return fail_lane({Errc::Corrupt, fmt::format("{}: {}", uri_.address, message.error().detail)});
     }

@@ -3,6 +3,7 @@
 #include "attachment.h"
 #include "breaker.h"
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -158,6 +159,7 @@ private:
     std::optional<Error> trouble_;
     wire::Encoder encoder_;
     wire::Decoder decoder_;
+    wire::Decoder local_decoder_;
 
     std::unique_ptr<transport::Lane> lane_;
     std::unique_ptr<transport::Lane> local_;    ///< while we find out whether it leads to the same server
@@ -167,9 +169,11 @@ private:
     std::uint64_t next_id_ = 1;
     std::uint64_t handshake_id_ = 0;
     std::unordered_map<std::uint64_t, Request> requests_;
-    std::unordered_set<std::uint64_t> sending_;  ///< requests whose payload the lane still reads
+    std::array<transport::Completion, 64> done_;  ///< scratch of pump()
+    std::unordered_set<std::uint64_t> sending_;   ///< requests whose payload the lane still reads
     std::deque<Unsent> unsent_;
-    std::uint64_t landing_ = 0;  ///< request whose payload is arriving
+    std::uint64_t landing_ = 0;                      ///< request whose payload is arriving
+    std::optional<Result<wire::Message>> arriving_;  ///< that payload's message
 
     wire::Welcome server_;
     std::string plane_;

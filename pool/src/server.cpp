@@ -96,7 +96,7 @@ void ServerImpl::drop(PeerId peer_id) {
     if (peer->landing) abort_put(*peer->landing);
     for (auto& put : peer->puts) abort_put(*put);
     for (const auto& outgoing : peer->outbox) release(outgoing.held);
-    for (const auto& [cookie, held] : peer->sending) release(held);
+    for (const auto& sent : peer->sending) release(sent.held);
     for (auto lease = leases_.begin(); lease != leases_.end();) {
         const auto next = std::next(lease);
         if (lease->second.peer == peer_id) end_lease(lease);
@@ -287,11 +287,11 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::StatsRequest&)
 
 // ---- sending ----
 
-void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather,
+void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather,
                       std::vector<Held> held) {
     const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
     if (peer.outbox.empty() && post(peer, head, gather, held)) return;
-    peer.outbox.push_back({{head.begin(), head.end()}, std::move(gather), std::move(held)});
+    peer.outbox.push_back({{head.begin(), head.end()}, {gather.begin(), gather.end()}, std::move(held)});
     if (peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
 }
 
@@ -314,7 +314,7 @@ bool ServerImpl::post(Peer& peer, Bytes head, std::span<const Bytes> gather, std
         release(held);
         return true;
     }
-    peer.sending.emplace(next_cookie_++, std::move(held));
+    peer.sending.push_back({next_cookie_++, std::move(held)});
     return true;
 }
 
@@ -327,19 +327,18 @@ void ServerImpl::flush(Peer& peer) {
 }
 
 void ServerImpl::poll(Peer& peer) {
-    std::array<transport::Completion, 64> done;
     // To the end: what a completion lets us post may be complete at once, and wakes nobody.
-    while (const std::size_t count = peer.lane->poll(done)) {
-        for (const auto& completion : std::span(done).first(count)) {
+    while (const std::size_t count = peer.lane->poll(done_)) {
+        for (const auto& completion : std::span(done_).first(count)) {
             if (completion.kind != transport::OpKind::Send) {
                 put_completion(peer, completion);
                 continue;
             }
             if (completion.error) peer.broken = true;
-            if (const auto sent = peer.sending.find(completion.cookie); sent != peer.sending.end()) {
-                release(sent->second);
-                peer.sending.erase(sent);
-            }
+            const auto sent = std::ranges::find(peer.sending, completion.cookie, &Sending::cookie);
+            if (sent == peer.sending.end()) continue;
+            release(sent->held);
+            peer.sending.erase(sent);
         }
         // Something went out: the clock of kSendDeadline starts anew.
         peer.stuck_since = Instant::never();
@@ -437,7 +436,7 @@ std::string ServerImpl::check_invariants() const {
     for (const auto& [id, lease] : leases_) held += lease.extents.size();
     for (const auto& [id, peer] : peers_) {
         for (const auto& outgoing : peer->outbox) held += outgoing.held.size();
-        for (const auto& [cookie, sending] : peer->sending) held += sending.size();
+        for (const auto& sending : peer->sending) held += sending.held.size();
     }
     std::uint64_t holds = 0;
     for (const auto& [id, store] : memory_->domains()) holds += store->holds();

@@ -74,6 +74,12 @@ struct Outgoing {
     std::vector<Held> held;
 };
 
+/// What the lane still reads from.
+struct Sending {
+    std::uint64_t cookie;
+    std::vector<Held> held;
+};
+
 struct OpenedNamespace {
     NamespaceRecord record;
     DomainStore* store;
@@ -104,7 +110,7 @@ struct Peer final : transport::Receiver {
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
     std::vector<std::unique_ptr<IncomingPut>> puts;  ///< pulled ones
     std::deque<Outgoing> outbox;
-    std::unordered_map<std::uint64_t, std::vector<Held>> sending;
+    std::deque<Sending> sending;  ///< a lane sends in order, so the next to end is in front
     Instant stuck_since = Instant::never();
     std::uint64_t leased_bytes = 0;
 };
@@ -137,6 +143,14 @@ public:
     void message(Peer& peer, Bytes head);
 
 private:
+    /// What one Get finds; kept, since each would otherwise allocate it anew.
+    struct Got {
+        std::vector<ExtentId> found;
+        std::vector<wire::Outcome> outcomes;
+        std::vector<std::uint32_t> lengths;
+        std::vector<std::uint64_t> checksums;
+        std::vector<Bytes> gather;
+    };
     struct Counts {
         std::array<std::uint64_t, std::variant_size_v<wire::Body>> messages{};
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
@@ -177,7 +191,7 @@ private:
                     std::uint32_t lease_ms, wire::Matched& answer);
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
 
-    void send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather = {},
+    void send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather = {},
               std::vector<Held> held = {});
     void refuse(Peer& peer, std::uint64_t id, const Error& error);
     [[nodiscard]] bool post(Peer& peer, Bytes head, std::span<const Bytes> gather, std::vector<Held>& held);
@@ -200,6 +214,8 @@ private:
     std::unordered_map<std::uint64_t, Lease> leases_;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
+    std::array<transport::Completion, 64> done_;  ///< scratch of poll()
+    Got got_;
     std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
     Counts counts_;
     /// Answers of the directory that come after our end find it gone.

@@ -125,13 +125,15 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     if (space == nullptr) return;
     DomainStore& store = *space->store;
     const std::size_t count = ask.digests.size();
-    std::vector<Outcome> outcomes(count, Outcome::Miss);
-    std::vector<std::uint32_t> lengths(count);
-    std::vector<std::uint64_t> checksums(count);
-    std::vector<Bytes> gather;
+    auto& [found, outcomes, lengths, checksums, gather] = got_;
+    found.resize(count);
+    outcomes.assign(count, Outcome::Miss);
+    lengths.assign(count, 0);
+    checksums.assign(count, 0);
+    gather.clear();
     std::vector<Held> held;
+    held.reserve(count);
     std::uint64_t bytes = 0;
-    std::vector<ExtentId> found(count);
     store.find(ask.digests, found);
     for (std::size_t index = 0; index < count; ++index) {
         const ExtentId extent = found[index];
@@ -156,7 +158,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     counts_.get_misses +=
         static_cast<std::size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::Miss));
     counts_.get_bytes += bytes;
-    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, std::move(gather), std::move(held));
+    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, gather, std::move(held));
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Remove& ask) {

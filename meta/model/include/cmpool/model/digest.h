@@ -24,7 +24,9 @@ inline constexpr std::uint64_t kBlockBytesMax = std::uint64_t{64} << 20;
 struct Digest {
     std::array<std::byte, 32> bytes{};
 
-    friend bool operator==(const Digest&, const Digest&) noexcept = default;
+    friend bool operator==(const Digest& one, const Digest& other) noexcept {
+        return std::memcmp(one.bytes.data(), other.bytes.data(), sizeof one.bytes) == 0;
+    }
 
     /// The first 64 bits, little endian: uniform, so that tables and placement use them as they are.
     [[nodiscard]] std::uint64_t prefix() const noexcept {
