@@ -113,7 +113,7 @@ private:
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
-    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
+    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
 
     std::span<const GetItem> items_;
     bool verify_;

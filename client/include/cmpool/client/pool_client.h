@@ -12,11 +12,13 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
 
 namespace cmpool::client {
 
+using model::ByteRange;
 using model::Digest;
 using model::NamespaceSpec;
 
@@ -25,7 +27,9 @@ inline constexpr std::uint32_t kLeaseMsDefault = 2000;
 
 struct CallOptions {
     std::optional<Nanos> deadline;  ///< from now; none: the URI's
-    bool verify = false;            ///< get: compare checksums here, after the bytes have landed
+    /// get: compare checksums here, after the bytes have landed. For a part of a block the whole block's is
+    /// compared where it lies, and the part's own where it landed.
+    bool verify = false;
 };
 
 /// A block to read, and where its bytes go, in order.
@@ -33,6 +37,7 @@ struct GetItem {
     Digest key;
     std::span<const MutableBytes> into;
     std::uint64_t group = 0;  ///< as it was put
+    ByteRange range{};        ///< which of its bytes; they are as little wrong as the whole block would be
 };
 
 /// A block to write, and where its bytes lie, in order.
@@ -54,6 +59,7 @@ enum class Outcome : std::uint8_t {
     Present,   ///< put: it could be found already
     Dropped,   ///< put: not stored; nothing is lost but the work of computing it again
     TooSmall,  ///< get: the buffers have less room than `bytes`
+    Outside,   ///< get: the range is none of the block, which has `bytes`
 };
 
 struct BlockResult {
