@@ -243,6 +243,8 @@ TEST_CASE("bytes that rotted in memory are a miss to whoever asks for a verified
         REQUIRE(put_one(*pool, key, block) == Outcome::Stored);
         // Whoever reads mapped memory is on its own: nobody scrubs it meanwhile.
         const bool mapped = transport == std::string_view("shm");
+        std::vector<std::byte> room(1000);
+        REQUIRE(get_one(*pool, key, room).outcome == Outcome::Hit);
         if (mapped) daemon.freeze();
         std::size_t found = 0;
         for (const auto& file : std::filesystem::directory_iterator(daemon.runtime_folder())) {
@@ -257,7 +259,6 @@ TEST_CASE("bytes that rotted in memory are a miss to whoever asks for a verified
             ++found;
         }
         REQUIRE(found == 1);
-        std::vector<std::byte> room(1000);
         // Some of its bytes may be as they were: nobody can say so.
         const MutableBytes into = MutableBytes(room).first(200);
         const GetItem some{.key = key, .into = {&into, 1}, .range = {0, 200}};

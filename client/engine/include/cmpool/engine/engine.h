@@ -75,10 +75,12 @@ public:
 
 private:
     struct Work;
+    class Layers;
     [[nodiscard]] Work& at(SequenceId id);
     void start(SequenceId id);
     std::optional<Nanos> go_on_loading(SequenceId id, Work& work);
     void compute(std::span<const Row> rows, Turn& turn);
+    void loaded(Work& work) const;
     void note(const Emission& emission);
     void store(SequenceId id, Work& work, std::span<const std::uint32_t> tokens);
     void close();
