@@ -32,7 +32,9 @@ public:
           by_layers_(options.by_layers) {
         shared_.on_progress = std::move(options.on_progress);
         const std::string where(uri);
-        loads_.emplace(std::make_unique<Loader>(where, pool_->spec(), kv, share_, shared_), kLoadJobsMax);
+        loads_.emplace(
+            std::make_unique<Loader>(where, pool_->spec(), kv, share_, shared_, options.load_bytes_per_s),
+            kLoadJobsMax);
         stores_.emplace(std::make_unique<Storer>(where, pool_->spec(), kv, share_, shared_), kStoreJobsMax);
     }
 

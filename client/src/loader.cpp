@@ -44,16 +44,16 @@ void Loader::give_up(const LoadJob& job) {
 
 bool Loader::load_batch(const LoadJob& job) {
     Load::State& state = *job.state;
-    const Instant begun = shared_.clock.now();
     Meeting::Range range;
+    std::size_t before = 0;
     {
         const std::scoped_lock lock(state.mutex);
         range = state.meeting.claim_back(batch_blocks());
-        state.batch_begun = begun;
+        state.batch_begun = shared_.clock.now();
+        before = state.meeting.unclaimed();
     }
     if (range.count == 0) return false;
-    const std::size_t good = get(job, range, share_.range(kv_));
-    const Nanos took = shared_.clock.now() - begun;
+    const auto [good, took] = get(job, range, before, share_.range(kv_));
     const auto per_block = learn(share_.block_bytes(kv_) * (good == 0 ? range.count : good), took);
     {
         const std::scoped_lock lock(state.mutex);
@@ -94,11 +94,9 @@ bool Loader::begin_layers(const LoadJob& job, Meeting::Range& range) {
 bool Loader::load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop) {
     for (std::uint32_t from = 0; from < kv_.layers;) {
         const std::uint32_t count = std::min(layers_at_once(range.count), kv_.layers - from);
-        const Instant begun = shared_.clock.now();
-        const bool all = get(job, range, kv_.layer_range(from, count)) == range.count;
-        const Nanos took = shared_.clock.now() - begun;
+        const auto [good, took] = get(job, range, 0, kv_.layer_range(from, count));
         (void)learn(kv_.layer_bytes() * count * range.count, took);
-        if (!all || stop.stop_requested()) {
+        if (good < range.count || stop.stop_requested()) {
             layers_over(job, true);
             return false;
         }
@@ -160,7 +158,32 @@ std::uint32_t Loader::layers_at_once(std::size_t blocks) {
 
 // ---- one get ----
 
-std::size_t Loader::get(const LoadJob& job, Meeting::Range range, ByteRange bytes) {
+Loader::Got Loader::get(const LoadJob& job, Meeting::Range range, std::size_t before, ByteRange bytes) {
+    const std::uint64_t all = range.count * (bytes.whole() ? kv_.page_bytes() : bytes.length);
+    const Instant begun = shared_.clock.now();
+    const auto limit = deadline(job.state->patient, range.count, before, all);
+    const Nanos least = time_on_the_way(all);
+    const bool late = limit && least > *limit;
+    const std::size_t good = late ? 0 : ask(job, range, bytes, limit);
+    hold(*job.state, begun + (late ? *limit : least));
+    return {good, shared_.clock.now() - begun};
+}
+
+Nanos Loader::time_on_the_way(std::uint64_t bytes) const {
+    constexpr double kLongest = 1e15;  // some eleven days
+    if (!bytes_per_s_) return Nanos{0};
+    const double seconds = double(bytes) / double(std::max<std::uint64_t>(*bytes_per_s_, 1));
+    return Nanos(static_cast<std::int64_t>(std::min(seconds * 1e9, kLongest)));
+}
+
+// Until then, or until nobody wants it any more.
+void Loader::hold(Load::State& state, Instant until) {
+    std::unique_lock lock(state.mutex);
+    state.changed.wait_for(lock, until - shared_.clock.now(), [&] { return state.meeting.stopped(); });
+}
+
+std::size_t Loader::ask(const LoadJob& job, Meeting::Range range, ByteRange bytes,
+                        std::optional<Nanos> limit) {
     std::vector<MutableBytes> pieces;
     for (std::size_t index = range.first; index < range.first + range.count; ++index)
         kv_.append_pieces(job.pages[index], bytes, pieces);
@@ -172,7 +195,7 @@ std::size_t Loader::get(const LoadJob& job, Meeting::Range range, ByteRange byte
         items.push_back({share_.key(job.keys[position]), std::span(pieces).subspan(index * each, each),
                          model::group_key(job.keys, position, spec_.group_blocks), bytes});
     }
-    const auto report = pool_->get(items, {.deadline = deadline(job, range.count, length * range.count)});
+    const auto report = pool_->get(items, {.deadline = limit});
     std::size_t good = 0;
     while (good < range.count) {
         const auto& block = report.blocks[range.count - 1 - good];
@@ -193,15 +216,22 @@ std::size_t Loader::batch_blocks() {
 }
 
 // What is not there by then is computed. A late batch may cost its engine about as much as computing
-// it would; shorter deadlines would open the breaker on a machine that is merely busy.
-std::optional<Nanos> Loader::deadline(const LoadJob& job, std::size_t blocks, std::uint64_t bytes) {
+// it would, and never lasts longer than computing all `before` it, too; shorter deadlines would open the
+// breaker on a machine that is merely busy.
+std::optional<Nanos> Loader::deadline(bool patient, std::size_t blocks, std::size_t before,
+                                      std::uint64_t bytes) {
     const auto parsed = PoolUri::parse(uri_);
-    if (!parsed || job.state->patient) return std::nullopt;
+    if (!parsed) return std::nullopt;
+    if (patient) return parsed->deadline;
     const std::scoped_lock lock(shared_.mutex);
     const auto usual = shared_.costs.load(bytes).value_or(Nanos{0});
-    const auto computed = shared_.costs.compute(kv_.block_tokens * blocks);
-    const Nanos otherwise = computed ? computed->step + computed->block : Nanos{0};
-    return std::min(parsed->deadline, std::max({kBatchDeadlineMin, usual * kBatchLateness, otherwise}));
+    Nanos limit = usual * kBatchLateness;
+    if (const auto cost = shared_.costs.compute(kv_.block_tokens)) {
+        const auto count = static_cast<std::int64_t>(blocks);
+        limit = std::max(limit, cost->step + cost->block * count);
+        limit = std::min(limit, cost->step + cost->block * (count + static_cast<std::int64_t>(before)));
+    }
+    return std::min(parsed->deadline, std::max(kBatchDeadlineMin, limit));
 }
 
 Nanos Loader::learn(std::uint64_t bytes, Nanos took) {

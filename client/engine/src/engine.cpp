@@ -213,6 +213,7 @@ void Engine::compute(std::span<const Row> rows, Turn& turn) {
 
 void Engine::loaded(Work& work) const {
     work.progress.reused_tokens = work.load->loaded_blocks() * kv_.shape().tokens;
+    work.progress.by_layers = work.by_layers;
     work.load.reset();
     work.by_layers = false;
 }

@@ -30,6 +30,7 @@ struct EngineOptions {
 struct Progress {
     std::size_t reused_tokens = 0;  ///< of the prompt, from the cache
     Nanos load{};                   ///< asking the cache, and waiting for it with nothing to compute
+    bool by_layers = false;         ///< some of it came while the step behind it was computed
     std::optional<Instant> admitted, first_token;
 };
 
