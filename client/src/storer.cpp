@@ -5,14 +5,23 @@
 #include <cmpool/base/units.h>
 #include <cmpool/model/placement.h>
 
+#include <sys/resource.h>
+
 namespace cmpool::client {
 namespace {
 
 using namespace std::chrono_literals;
 
 constexpr std::uint64_t kStoreBatchBytes = 8 * MiB;
+constexpr int kStoreNiceness = 10;
 
 }  // namespace
+
+// On Linux each thread has a niceness of its own: whoever computes goes first.
+void Storer::open() {
+    (void)::setpriority(PRIO_PROCESS, 0, kStoreNiceness);
+    Caller::open();
+}
 
 void Storer::work(const StoreJob& job, const std::stop_token& stop) {
     if (pool_) put_all(job, stop);

@@ -23,6 +23,7 @@ class Storer : public Caller {
 public:
     using Caller::Caller;
 
+    void open();
     void work(const StoreJob& job, const std::stop_token& stop);
     void give_up(const StoreJob& job);
 
