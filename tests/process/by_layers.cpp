@@ -1,6 +1,7 @@
 // A real pool behind a narrow way: what is loaded last comes layer by layer, beside the step behind it.
 #include <algorithm>
-#include <cstring>
+#include <atomic>
+#include <functional>
 
 #include <cmpool/engine/context.h>
 #include <cmpool/engine/engine.h>
@@ -30,7 +31,10 @@ public:
     Prefiller(const engine::Model& model, const std::string& uri, std::size_t step_tokens,
               client::ContextCacheOptions options)
         : model_(model), kv_(engine::PagedKv::create(model_.config().block_shape(kBlockTokens), 64).value()) {
-        options.on_progress = [this] { wake_.notify(); };
+        options.on_progress = [this] {
+            if (armed.exchange(false)) strike();
+            wake_.notify();
+        };
         cache_ = engine::open_cache(uri, model_, kv_, std::move(options)).value();
         engine_ = std::make_unique<engine::Engine>(
             model_, kv_, cache_.get(), clock_,
@@ -64,6 +68,9 @@ public:
         std::ranges::fill(kv_.bytes(), std::byte{0xff});
         return out;
     }
+    std::atomic<bool> armed{false};  ///< the next progress of the cache strikes, once
+    std::function<void()> strike;
+
     [[nodiscard]] std::uint64_t block_bytes() const { return kv_.shape().bytes(); }
 
 private:
@@ -129,6 +136,39 @@ TEST_CASE("through a narrow way, by blocks or by layers, a hit of any length giv
         }
         MESSAGE(by_layers, " of 24 hits came by layers over ", transport);
         CHECK(by_layers > 0);
+        CHECK(daemon.stop());
+    }
+}
+
+TEST_CASE("layers that stop coming cost their step and a deadline, and no byte") {
+    constexpr std::size_t kHit = 8;
+    const auto model = engine::Model::synthetic(3'000'000).value();
+    Prefiller alone(model, "none", 128, {});
+    const auto prompt = [](std::uint32_t seed) {
+        Tokens all = prompt_of(kHit * kBlockTokens, 1);
+        const Tokens rest = prompt_of(100, seed);
+        all.insert(all.end(), rest.begin(), rest.end());
+        return all;
+    };
+    const Nanos step = alone.prefill(prompt_of(100, 1)).took;
+    for (const char* transport : {"shm", "tcp"}) {
+        CAPTURE(transport);
+        Daemon daemon;
+        Prefiller engine(model, uri_of(daemon, transport), 128,
+                         {.load_bytes_per_s = rate_for(alone.block_bytes() * kHit, step / 2)});
+        std::uint32_t seed = 2;
+        REQUIRE(testing::comes_true([&] { return engine.prefill(prompt(seed++)).progress.by_layers; }));
+        // The first progress of a hit that comes by layers is its first piece.
+        engine.strike = [&] { daemon.freeze(); };
+        engine.armed = true;
+        const Prefilled warm = engine.prefill(prompt(seed));
+        const Prefilled cold = alone.prefill(prompt(seed));
+        CHECK(warm.token == cold.token);
+        CHECK(warm.bytes == cold.bytes);
+        CHECK(warm.took < 2s);
+        // Mapped memory needs no answer.
+        if (transport == std::string_view("tcp")) CHECK(warm.progress.reused_tokens < kHit * kBlockTokens);
+        daemon.thaw();
         CHECK(daemon.stop());
     }
 }
