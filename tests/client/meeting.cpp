@@ -176,6 +176,7 @@ TEST_CASE("what can come beside the next step leaves less for the computing side
     (void)state->meeting.claim_back(10);
     clock.advance(30ms);  // 3 ms a block: 66 of them would come
     CHECK(load.advise().compute_blocks == 20);
+    state->meeting.landed(10);
 }
 
 TEST_CASE("who waits for layers goes on when they are here, or will not come") {
