@@ -27,7 +27,11 @@ void Loader::work(const LoadJob& job, const std::stop_token& stop) {
     bool more = !stop.stop_requested() && pool_ != nullptr;
     while (more) {
         Meeting::Range range;
-        more = begin_layers(job, range) ? load_layers(job, range, stop) : load_batch(job);
+        if (begin_layers(job, range)) {
+            load_layers(job, range, stop);
+        } else {
+            more = load_batch(job);
+        }
         more = more && !stop.stop_requested();
     }
     give_up(job);
@@ -91,26 +95,18 @@ bool Loader::begin_layers(const LoadJob& job, Meeting::Range& range) {
     return true;
 }
 
-bool Loader::load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop) {
+void Loader::load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop) {
     for (std::uint32_t from = 0; from < kv_.layers;) {
         const std::uint32_t count = std::min(layers_at_once(range.count), kv_.layers - from);
         const auto [good, took] = get(job, range, 0, kv_.layer_range(from, count));
         (void)learn(kv_.layer_bytes() * count * range.count, took);
-        if (good < range.count || stop.stop_requested()) {
-            layers_over(job, true);
-            return false;
-        }
-        if (!layers_here(job, range, from, count, took)) {
-            layers_over(job, false);
-            return true;
-        }
+        const bool all = good == range.count && !stop.stop_requested();
+        if (!all || !layers_here(job, range, from, count, took)) return layers_over(job);
         from += count;
     }
-    return true;
 }
 
-// False when the rest takes so much longer than planned that it is not worth waiting for: then the blocks
-// are loaded and computed as others are.
+// False when the rest takes so much longer than planned that it is not worth waiting for.
 bool Loader::layers_here(const LoadJob& job, Meeting::Range range, std::uint32_t from, std::uint32_t count,
                          Nanos took) {
     {
@@ -133,12 +129,12 @@ bool Loader::layers_here(const LoadJob& job, Meeting::Range range, std::uint32_t
     return true;
 }
 
-void Loader::layers_over(const LoadJob& job, bool for_good) {
+// Its blocks are loaded and computed as others are: what is missing, or a pool that is sick, shows there.
+void Loader::layers_over(const LoadJob& job) {
     {
         const std::scoped_lock lock(job.state->mutex);
         job.state->by_layers = false;
         job.state->beside = {};
-        if (for_good) job.state->meeting.stop();
         job.state->meeting.give_back();
         job.state->batch_begun = shared_.clock.now();
         job.state->changed.notify_all();

@@ -30,10 +30,10 @@ public:
 private:
     [[nodiscard]] bool begin_layers(const LoadJob& job, Meeting::Range& range);
     [[nodiscard]] bool load_batch(const LoadJob& job);
-    [[nodiscard]] bool load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop);
+    void load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop);
     [[nodiscard]] bool layers_here(const LoadJob& job, Meeting::Range range, std::uint32_t from,
                                    std::uint32_t count, Nanos took);
-    void layers_over(const LoadJob& job, bool for_good);
+    void layers_over(const LoadJob& job);
 
     struct Got {
         std::size_t good;  ///< blocks, counted from the range's back
