@@ -71,6 +71,7 @@ public:
     std::atomic<bool> armed{false};  ///< the next progress of the cache strikes, once
     std::function<void()> strike;
 
+    [[nodiscard]] client::NamespaceSpec spec() const { return engine::namespace_of(model_, kv_.shape()); }
     [[nodiscard]] std::uint64_t block_bytes() const { return kv_.shape().bytes(); }
 
 private:
@@ -171,6 +172,39 @@ TEST_CASE("layers that stop coming cost their step and a deadline, and no byte")
         // Mapped memory needs no answer.
         if (transport == std::string_view("tcp")) CHECK(warm.progress.reused_tokens < kHit * kBlockTokens);
         daemon.thaw();
+        CHECK(daemon.stop());
+    }
+}
+
+TEST_CASE("a block that goes while its layers come leaves the blocks behind it") {
+    constexpr std::size_t kHit = 8;
+    const auto model = engine::Model::synthetic(3'000'000).value();
+    Prefiller alone(model, "none", 128, {});
+    const auto prompt = [](std::uint32_t seed) {
+        Tokens all = prompt_of(kHit * kBlockTokens, 1);
+        const Tokens rest = prompt_of(100, seed);
+        all.insert(all.end(), rest.begin(), rest.end());
+        return all;
+    };
+    const Nanos step = alone.prefill(prompt_of(100, 1)).took;
+    for (const char* transport : {"shm", "tcp"}) {
+        CAPTURE(transport);
+        Daemon daemon;
+        Prefiller engine(
+            model, uri_of(daemon, transport), 128,
+            {.patient = true, .load_bytes_per_s = rate_for(alone.block_bytes() * kHit, step / 2)});
+        const auto pool = testing::open_pool(uri_of(daemon, transport), engine.spec());
+        std::uint32_t seed = 2;
+        REQUIRE(testing::comes_true([&] { return engine.prefill(prompt(seed++)).progress.by_layers; }));
+        const auto keys = pool->chain(prompt(seed)).value();
+        engine.strike = [&] { (void)pool->remove({&keys[3], 1}); };
+        engine.armed = true;
+        const Prefilled warm = engine.prefill(prompt(seed));
+        const Prefilled cold = alone.prefill(prompt(seed));
+        CHECK(warm.token == cold.token);
+        CHECK(warm.bytes == cold.bytes);
+        CHECK_FALSE(warm.progress.by_layers);
+        CHECK(warm.progress.reused_tokens == (kHit - 4) * kBlockTokens);
         CHECK(daemon.stop());
     }
 }
