@@ -32,7 +32,7 @@ public:
               client::ContextCacheOptions options)
         : model_(model), kv_(engine::PagedKv::create(model_.config().block_shape(kBlockTokens), 64).value()) {
         options.on_progress = [this] {
-            if (armed.exchange(false)) strike();
+            if (armed.exchange(false) && !strike()) armed = true;
             wake_.notify();
         };
         cache_ = engine::open_cache(uri, model_, kv_, std::move(options)).value();
@@ -68,8 +68,8 @@ public:
         std::ranges::fill(kv_.bytes(), std::byte{0xff});
         return out;
     }
-    std::atomic<bool> armed{false};  ///< the next progress of the cache strikes, once
-    std::function<void()> strike;
+    std::atomic<bool> armed{false};  ///< some next progress of the cache strikes, once
+    std::function<bool()> strike;    ///< false: not yet
 
     [[nodiscard]] client::NamespaceSpec spec() const { return engine::namespace_of(model_, kv_.shape()); }
     [[nodiscard]] std::uint64_t block_bytes() const { return kv_.shape().bytes(); }
@@ -161,8 +161,14 @@ TEST_CASE("layers that stop coming cost their step and a deadline, and no byte")
                          {.load_bytes_per_s = rate_for(alone.block_bytes() * kHit, step / 2)});
         std::uint32_t seed = 2;
         REQUIRE(testing::comes_true([&] { return engine.prefill(prompt(seed++)).progress.by_layers; }));
-        // The first progress of a hit that comes by layers is its first piece.
-        engine.strike = [&] { daemon.freeze(); };
+        // What the last prompt's threads still report comes before this one's match.
+        const auto pool = testing::open_pool(uri_of(daemon, transport), engine.spec());
+        const auto before = testing::statistic(*pool, "match_calls");
+        engine.strike = [&] {
+            if (testing::statistic(*pool, "match_calls") == before) return false;
+            daemon.freeze();
+            return true;
+        };
         engine.armed = true;
         const Prefilled warm = engine.prefill(prompt(seed));
         const Prefilled cold = alone.prefill(prompt(seed));
@@ -197,7 +203,11 @@ TEST_CASE("a block that goes while its layers come leaves the blocks behind it")
         std::uint32_t seed = 2;
         REQUIRE(testing::comes_true([&] { return engine.prefill(prompt(seed++)).progress.by_layers; }));
         const auto keys = pool->chain(prompt(seed)).value();
-        engine.strike = [&] { (void)pool->remove({&keys[3], 1}); };
+        const auto before = testing::statistic(*pool, "match_calls");
+        engine.strike = [&] {
+            if (testing::statistic(*pool, "match_calls") == before) return false;
+            return pool->remove({&keys[3], 1}).count(client::Outcome::Hit) == 1;
+        };
         engine.armed = true;
         const Prefilled warm = engine.prefill(prompt(seed));
         const Prefilled cold = alone.prefill(prompt(seed));
