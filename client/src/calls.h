@@ -129,7 +129,7 @@ private:
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
-    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
+    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
 
     std::span<const GetItem> items_;
     bool verify_;
@@ -194,7 +194,7 @@ private:
 class MatchCall final : public Call {
 public:
     MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-              std::uint32_t lease_ms);
+              std::uint32_t lease_ms, std::uint32_t parts);
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] Match take();
@@ -203,6 +203,7 @@ public:
 private:
     void over() noexcept override;
     void match_mapped(std::uint32_t shard);
+    void add(std::uint32_t at);
 
     std::span<const Digest> chain_;
     std::uint32_t lease_ms_;
@@ -253,13 +254,14 @@ struct Match::State {
         std::uint32_t shard;
         std::uint32_t at;  ///< in its part
     };
-    [[nodiscard]] Place place(std::size_t block) const noexcept;
+    [[nodiscard]] Place place(std::size_t entry) const noexcept;
 
-    std::size_t blocks = 0;
+    std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
+    std::size_t blocks = 0;        ///< of which all parts are there
     bool leased = false;
     std::optional<Error> trouble;
     std::vector<Part> parts;    ///< by shard
-    std::vector<Place> places;  ///< by block; empty where there is one shard
+    std::vector<Place> places;  ///< by entry; empty where there is one shard
 };
 
 }  // namespace cmpool::client

@@ -56,8 +56,8 @@ void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wa
     }
 }
 
-void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum) {
-    if (verify_ && checksum_of(items_[index], bytes) != checksum) {
+void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound) {
+    if (verify_ && (!sound || checksum_of(items_[index], bytes) != checksum)) {
         return note({Errc::Corrupt, fmt::format("block {} of the batch does not have its checksum", index)});
     }
     report_.blocks[index] = {.outcome = Outcome::Hit, .bytes = bytes};
@@ -91,7 +91,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
             unmapped.push_back(index);
             continue;
         }
-        const auto copied = memory.copy(item.key, sighting, item.into);
+        const auto copied = memory.copy(item, sighting, verify_);
         if (!copied) {
             ++stale;
             unseen.push_back(index);
@@ -117,14 +117,14 @@ void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> 
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
         if (found == lent.end()) continue;
-        const auto copied = memory.copy_pinned(items_[index].key, found->second, items_[index].into);
+        const auto copied = memory.copy_pinned(items_[index], found->second, verify_);
         if (copied) (void)copied_out(index, *copied);
     }
 }
 
 bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {
     if (copied.outcome == Outcome::Hit) {
-        landed(index, copied.bytes, copied.checksum);
+        landed(index, copied.bytes, copied.checksum, copied.sound);
         return true;
     }
     report_.blocks[index] = {.outcome = copied.outcome, .bytes = copied.bytes};
@@ -146,15 +146,21 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
     }
     thread_local std::vector<Digest> digests;
     thread_local std::vector<std::uint32_t> rooms;
+    thread_local std::vector<ByteRange> ranges;
     for (std::size_t part = first; part < chunks_.size(); ++part) {
         digests.clear();
         rooms.clear();
+        ranges.clear();
+        bool whole = true;
         for (const std::uint32_t index : chunks_[part].items) {
             digests.push_back(items_[index].key);
             rooms.push_back(
                 static_cast<std::uint32_t>(std::min<std::uint64_t>(room(items_[index]), UINT32_MAX)));
+            ranges.push_back(items_[index].range);
+            whole = whole && ranges.back().whole();
         }
-        ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_});
+        if (whole) ranges.clear();
+        ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges});
     }
 }
 
@@ -192,9 +198,11 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         const std::uint32_t index = chunk[at];
         const std::uint32_t length = outcomes->lengths[at];
         const auto outcome = outcomes->outcomes[at];
-        const bool fits = length <= room(items_[index]);
+        const ByteRange& range = items_[index].range;
+        const bool fits = length <= room(items_[index]) && (range.whole() || length == range.length);
         if (outcome == wire::Outcome::Ok && fits) landed(index, length, outcomes->checksums[at]);
         if (outcome == wire::Outcome::TooSmall) report_.blocks[index] = {Outcome::TooSmall, length};
+        if (outcome == wire::Outcome::Outside) report_.blocks[index] = {Outcome::Outside, length};
         if (outcome == wire::Outcome::Later) later.push_back(index);
     }
     // A whole answer of Later cannot be asked again for ever: it had room for one block at least.

@@ -5,24 +5,21 @@
 namespace cmpool::client {
 
 MatchCall::MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-                     std::uint32_t lease_ms)
+                     std::uint32_t lease_ms, std::uint32_t parts)
     : Call(std::move(shards), deadline),
       chain_(chain),
       lease_ms_(lease_ms),
-      state_(std::make_shared<Match::State>()) {}
+      state_(std::make_shared<Match::State>()) {
+    state_->parts_each = parts;
+}
 
 void MatchCall::begin() {
     auto& parts = state_->parts;
     parts.resize(shards().count());
-    if (parts.size() == 1) {
+    if (parts.size() == 1 && state_->parts_each == 1) {
         parts.front().digests.assign(chain_.begin(), chain_.end());
     } else {
-        const std::uint32_t group_blocks = shards().spec().group_blocks;
-        for (std::uint32_t at = 0; at < chain_.size(); ++at) {
-            const auto shard = shards().of(model::group_key(chain_, at, group_blocks), chain_[at]);
-            state_->places.push_back({shard, static_cast<std::uint32_t>(parts[shard].digests.size())});
-            parts[shard].digests.push_back(chain_[at]);
-        }
+        for (std::uint32_t at = 0; at < chain_.size(); ++at) add(at);
     }
     begun();
     for (std::uint32_t shard = 0; shard < parts.size(); ++shard) {
@@ -35,6 +32,19 @@ void MatchCall::begin() {
         }
     }
     ended();
+}
+
+// All parts of a block lie where its group does.
+void MatchCall::add(std::uint32_t at) {
+    auto& state = *state_;
+    const auto shard = shards().of(model::group_key(chain_, at, shards().spec().group_blocks), chain_[at]);
+    auto& digests = state.parts[shard].digests;
+    for (std::uint32_t part = 0; part < state.parts_each; ++part) {
+        if (state.parts.size() > 1)
+            state.places.push_back({shard, static_cast<std::uint32_t>(digests.size())});
+        digests.push_back(state.parts_each == 1 ? chain_[at]
+                                                : model::part_digest(chain_[at], part, state.parts_each));
+    }
 }
 
 // No message: look, pin, look again, and leave word of what was touched.
@@ -90,13 +100,17 @@ void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
 // The run ends where the first shard's ends; what others have found beyond it nobody can use.
 void MatchCall::over() noexcept {
     auto& state = *state_;
-    while (state.blocks < chain_.size()) {
-        const auto place = state.place(state.blocks);
+    const std::size_t all = chain_.size() * state.parts_each;
+    std::size_t run = 0;
+    for (; run < all; ++run) {
+        const auto place = state.place(run);
         if (place.shard >= state.parts.size() || place.at >= state.parts[place.shard].blocks) break;
-        ++state.blocks;
     }
+    // A block some of whose parts are missing is of no use.
+    state.blocks = run / state.parts_each;
     std::vector<std::size_t> used(state.parts.size());
-    for (std::size_t block = 0; block < state.blocks; ++block) ++used[state.place(block).shard];
+    for (std::size_t entry = 0; entry < state.blocks * state.parts_each; ++entry)
+        ++used[state.place(entry).shard];
     state.leased = state.blocks > 0;
     for (std::size_t shard = 0; shard < state.parts.size(); ++shard) {
         auto& part = state.parts[shard];
@@ -110,8 +124,8 @@ Match MatchCall::take() {
     return Match(std::move(state_));
 }
 
-Match::State::Place Match::State::place(std::size_t block) const noexcept {
-    return places.empty() ? Place{0, static_cast<std::uint32_t>(block)} : places[block];
+Match::State::Place Match::State::place(std::size_t entry) const noexcept {
+    return places.empty() ? Place{0, static_cast<std::uint32_t>(entry)} : places[entry];
 }
 
 void Match::State::Part::keep(std::size_t count) {
@@ -163,9 +177,11 @@ void Match::release() noexcept {
     if (state_) state_->release();
 }
 
-Result<Bytes> Match::view(std::size_t index) const {
+Result<Bytes> Match::view(std::size_t index, std::uint32_t part_index) const {
     if (index >= blocks()) return fail(Errc::Invalid, "expected a block below {}, saw {}", blocks(), index);
-    const auto [shard, at] = state_->place(index);
+    if (part_index >= state_->parts_each)
+        return fail(Errc::Invalid, "expected a part below {}, saw {}", state_->parts_each, part_index);
+    const auto [shard, at] = state_->place(index * state_->parts_each + part_index);
     const auto& part = state_->parts[shard];
     if (part.run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (part.attachment == nullptr || at >= part.pins.size()) {

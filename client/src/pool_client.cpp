@@ -200,8 +200,10 @@ std::optional<Error> too_many(std::size_t count) {
 Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
                                        const CallOptions& options) {
     const Instant at = inside_->now();
+    const std::uint32_t parts = std::max(options.parts, 1U);
     auto call = std::make_shared<MatchCall>(inside_->shards, at + inside_->limit(options),
-                                            chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
+                                            chain.first(std::min(chain.size(), model::kBatchMax / parts)),
+                                            lease_ms, parts);
     inside_->launch(call, at);
     return pending<Match>(std::move(call));
 }

@@ -143,13 +143,22 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
         const BlockView block = store.view(extent);
         lengths[index] = static_cast<std::uint32_t>(block.payload.size());
         checksums[index] = block.checksum;
+        Bytes wanted = block.payload;
+        if (!ask.ranges.empty() && !ask.ranges[index].whole()) {
+            outcomes[index] = Outcome::Outside;
+            const auto range = ask.ranges[index].within(lengths[index]);
+            if (!range) continue;
+            wanted = wanted.subspan(range->offset, range->length);
+            lengths[index] = range->length;
+            checksums[index] = ask.verify ? model::checksum(wanted) : 0;
+        }
         outcomes[index] = Outcome::TooSmall;
         if (lengths[index] > ask.bytes_max[index]) continue;
         outcomes[index] = Outcome::Later;
         if (bytes + lengths[index] > kAnswerBytesMax) continue;
         outcomes[index] = Outcome::Ok;
         bytes += lengths[index];
-        gather.push_back(block.payload);
+        gather.push_back(wanted);
         store.hold(extent);
         held.push_back({&store, extent});
     }

@@ -203,7 +203,8 @@ void SimCluster::call(Engine& engine) {
         if (rng_.chance(0.5)) history_.get(engine.client, own, *named, std::move(blocks), false, 1);
     } else if (what < 90) {
         history_.get(engine.client, own, *named, std::move(blocks), rng_.chance(0.2), 1 + rng_.below(3),
-                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0);
+                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0,
+                     rng_.chance(0.3) ? 1 + rng_.below(1'000'000) : 0);
     } else if (what < 96 || !scene_.removes) {
         history_.exists(engine.client, own, *named, std::move(blocks));
     } else {

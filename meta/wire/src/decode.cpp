@@ -107,9 +107,15 @@ Matched take(const fb::Matched& m, Checks&) { return {m.blocks(), m.lease_id(), 
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {
-    const Get get{m.namespace_id(), check.digests(m.digests()), check.list(m.bytes_max(), model::kBatchMax),
-                  m.verify()};
+    Get get{m.namespace_id(),
+            check.digests(m.digests()),
+            check.list(m.bytes_max(), model::kBatchMax),
+            m.verify(),
+            {}};
+    if (m.ranges() != nullptr)
+        get.ranges = check.list<fb::Range, model::ByteRange>(m.ranges(), model::kBatchMax);
     check.same_size(get.digests.size(), get.bytes_max.size());
+    if (!get.ranges.empty()) check.same_size(get.digests.size(), get.ranges.size());
     return get;
 }
 Remove take(const fb::Remove& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
@@ -117,7 +123,7 @@ Outcomes take(const fb::Outcomes& m, Checks& check) {
     const auto raw = check.list(m.outcomes(), model::kBatchMax);
     // Whoever switches over an outcome need not expect one that has no name.
     for (const auto outcome : raw) {
-        if (outcome > static_cast<std::uint8_t>(Outcome::NoPull)) check.bad = "an outcome without a meaning";
+        if (outcome > static_cast<std::uint8_t>(Outcome::Outside)) check.bad = "an outcome without a meaning";
     }
     const Outcomes out{{reinterpret_cast<const Outcome*>(raw.data()), raw.size()},
                        check.list(m.lengths(), model::kBatchMax),

@@ -86,9 +86,9 @@ Encoded put(Builder& b, const Exists& m) {
 }
 Encoded put(Builder& b, const Get& m) {
     const auto keys = digests(b, m.digests);
-    return done(fb::Body::Get,
-                fb::CreateGet(b, m.namespace_id, keys, b.CreateVector(m.bytes_max.data(), m.bytes_max.size()),
-                              m.verify));
+    const auto rooms = b.CreateVector(m.bytes_max.data(), m.bytes_max.size());
+    const auto ranges = m.ranges.empty() ? 0 : structs<fb::Range>(b, m.ranges);
+    return done(fb::Body::Get, fb::CreateGet(b, m.namespace_id, keys, rooms, m.verify, ranges));
 }
 Encoded put(Builder& b, const Remove& m) {
     return done(fb::Body::Remove, fb::CreateRemove(b, m.namespace_id, digests(b, m.digests)));

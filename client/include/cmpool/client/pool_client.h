@@ -12,11 +12,13 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
 
 namespace cmpool::client {
 
+using model::ByteRange;
 using model::Digest;
 using model::NamespaceSpec;
 
@@ -25,7 +27,12 @@ inline constexpr std::uint32_t kLeaseMsDefault = 2000;
 
 struct CallOptions {
     std::optional<Nanos> deadline;  ///< from now; none: the URI's
-    bool verify = false;            ///< get: compare checksums here, after the bytes have landed
+    /// get: compare checksums here, after the bytes have landed. For a part of a block the whole block's is
+    /// compared where it lies, and the part's own where it landed.
+    bool verify = false;
+    /// match: of how many parts a block consists, each under its model::part_digest(); it counts when all of
+    /// them are there, and the lease is on all of them.
+    std::uint32_t parts = 1;
 };
 
 /// A block to read, and where its bytes go, in order.
@@ -33,6 +40,7 @@ struct GetItem {
     Digest key;
     std::span<const MutableBytes> into;
     std::uint64_t group = 0;  ///< as it was put
+    ByteRange range{};        ///< which of its bytes; they are as little wrong as the whole block would be
 };
 
 /// A block to write, and where its bytes lie, in order.
@@ -54,6 +62,7 @@ enum class Outcome : std::uint8_t {
     Present,   ///< put: it could be found already
     Dropped,   ///< put: not stored; nothing is lost but the work of computing it again
     TooSmall,  ///< get: the buffers have less room than `bytes`
+    Outside,   ///< get: the range is none of the block, which has `bytes`
 };
 
 struct BlockResult {
@@ -88,9 +97,10 @@ public:
     [[nodiscard]] bool leased() const noexcept;
     /// Why the run may be shorter than what the pool holds (deadline, no connection), if so.
     [[nodiscard]] const std::optional<Error>& trouble() const noexcept;
-    /// The bytes of block `index` where they lie, without a copy, until release().
+    /// The bytes of block `index` where they lie, without a copy, until release(); of one in parts, those
+    /// of one part.
     /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
-    [[nodiscard]] Result<Bytes> view(std::size_t index) const;
+    [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
     void release() noexcept;
 
     struct State;
@@ -172,7 +182,7 @@ private:
 /// A pool that is absent, frozen or gone costs at most one deadline: then calls miss at once, until
 /// it answers again; that is found out on the side.
 ///
-///   Limits   batches of model::kBatchMax blocks of at most model::kBlockBytesMax
+///   Limits   batches of model::kBatchMax blocks (a match: or parts) of at most model::kBlockBytesMax
 ///   Lifetime buffers belong to the caller again when the call is settled; shm and tcp settle at once
 ///   Threads  one at a time; several threads open several clients
 class PoolClient {

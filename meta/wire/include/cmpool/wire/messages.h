@@ -10,6 +10,7 @@
 
 #include <cmpool/base/bytes.h>
 #include <cmpool/base/result.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
 
@@ -17,7 +18,7 @@
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -91,6 +92,7 @@ struct Get {
     std::span<const model::Digest> digests;
     std::span<const std::uint32_t> bytes_max;
     bool verify = false;
+    std::span<const model::ByteRange> ranges;  ///< none: whole blocks
 };
 struct Remove {
     std::uint32_t namespace_id = 0;
@@ -107,6 +109,7 @@ enum class Outcome : std::uint8_t {
     Orphan = 5,    ///< Put: the block before it is not here, so nobody could find this one
     Later = 6,     ///< Get: the answer was full: ask again for this one
     NoPull = 7,    ///< Put: the window cannot be read: send the payload
+    Outside = 8,   ///< Get: the range is none of the block, which has `lengths` bytes
 };
 
 struct Outcomes {
