@@ -163,7 +163,9 @@ struct LoadJob {
 
 class Loader : public Caller {
 public:
-    using Caller::Caller;
+    Loader(std::string uri, const NamespaceSpec& spec, const KvPages& kv, Shared& shared,
+           std::optional<std::uint64_t> bytes_per_s)
+        : Caller(std::move(uri), spec, kv, shared), bytes_per_s_(bytes_per_s) {}
 
     void work(const LoadJob& job, const std::stop_token& stop) {
         bool more = !stop.stop_requested() && pool_ != nullptr;
@@ -184,13 +186,19 @@ private:
         Load::State& state = *job.state;
         const Instant begun = shared_.clock.now();
         Meeting::Range range;
+        std::size_t before = 0;
         {
             const std::scoped_lock lock(state.mutex);
             range = state.meeting.claim_back(batch_blocks());
             state.batch_begun = begun;
+            before = state.meeting.unclaimed();
         }
         if (range.count == 0) return false;
-        const std::size_t good = get(job, range);
+        const auto limit = deadline(range.count, before, state.patient);
+        const Nanos least = time_on_the_way(range.count);
+        const bool late = limit && least > *limit;
+        const std::size_t good = late ? 0 : get(job, range, limit);
+        hold(state, begun + (late ? *limit : least));
         const Nanos took = shared_.clock.now() - begun;
         const auto per_block = learn(range.count, good, took);
         {
@@ -204,7 +212,20 @@ private:
         return good == range.count;
     }
 
-    std::size_t get(const LoadJob& job, Meeting::Range range) {
+    [[nodiscard]] Nanos time_on_the_way(std::size_t blocks) const {
+        constexpr double kLongest = 1e15;  // some eleven days
+        if (!bytes_per_s_) return Nanos{0};
+        const double seconds =
+            double(kv_.page_bytes() * blocks) / double(std::max<std::uint64_t>(*bytes_per_s_, 1));
+        return Nanos(static_cast<std::int64_t>(std::min(seconds * 1e9, kLongest)));
+    }
+    // Until then, or until nobody wants it any more.
+    void hold(Load::State& state, Instant until) {
+        std::unique_lock lock(state.mutex);
+        state.changed.wait_for(lock, until - shared_.clock.now(), [&] { return state.meeting.stopped(); });
+    }
+
+    std::size_t get(const LoadJob& job, Meeting::Range range, std::optional<Nanos> limit) {
         std::vector<MutableBytes> pieces;
         for (std::size_t index = range.first; index < range.first + range.count; ++index)
             kv_.append_pieces(job.pages[index], pieces);
@@ -215,7 +236,7 @@ private:
             items.push_back({job.keys[position], std::span(pieces).subspan(index * each, each),
                              model::group_key(job.keys, position, spec_.group_blocks)});
         }
-        const auto report = pool_->get(items, {.deadline = deadline(range.count, job.state->patient)});
+        const auto report = pool_->get(items, {.deadline = limit});
         std::size_t good = 0;
         while (good < range.count) {
             const auto& block = report.blocks[range.count - 1 - good];
@@ -234,21 +255,29 @@ private:
         return std::clamp<std::uint64_t>(count, 1, std::min<std::uint64_t>(most, model::kBatchMax));
     }
     // What is not there by then is computed. A late batch may cost its engine about as much as computing
-    // it would; shorter deadlines would open the breaker on a machine that is merely busy.
-    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, bool patient) {
+    // it would, and never lasts longer than computing all `before` it, too; shorter deadlines would open the
+    // breaker on a machine that is merely busy.
+    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, std::size_t before, bool patient) {
         const auto parsed = PoolUri::parse(uri_);
-        if (!parsed || patient) return std::nullopt;
+        if (!parsed) return std::nullopt;
+        if (patient) return parsed->deadline;
         const std::scoped_lock lock(shared_.mutex);
         const auto usual = shared_.costs.load(kv_.page_bytes() * blocks).value_or(Nanos{0});
-        const auto computed = shared_.costs.compute(kv_.block_tokens * blocks);
-        const Nanos otherwise = computed ? computed->step + computed->block : Nanos{0};
-        return std::min(parsed->deadline, std::max({kBatchDeadlineMin, usual * kBatchLateness, otherwise}));
+        Nanos limit = usual * kBatchLateness;
+        if (const auto cost = shared_.costs.compute(kv_.block_tokens)) {
+            const auto count = static_cast<std::int64_t>(blocks);
+            limit = std::max(limit, cost->step + cost->block * count);
+            limit = std::min(limit, cost->step + cost->block * (count + static_cast<std::int64_t>(before)));
+        }
+        return std::min(parsed->deadline, std::max(kBatchDeadlineMin, limit));
     }
     Nanos learn(std::size_t asked, std::size_t good, Nanos took) {
         const std::scoped_lock lock(shared_.mutex);
         shared_.costs.loaded(kv_.page_bytes() * (good == 0 ? asked : good), took);
         return *shared_.costs.load(kv_.page_bytes());
     }
+
+    std::optional<std::uint64_t> bytes_per_s_;
 };
 
 struct StoreJob {
@@ -335,7 +364,8 @@ public:
         : pool_(std::move(pool)), kv_(kv), patient_(options.patient) {
         shared_.on_progress = std::move(options.on_progress);
         const std::string where(uri);
-        loads_.emplace(std::make_unique<Loader>(where, pool_->spec(), kv, shared_), kLoadJobsMax);
+        loads_.emplace(std::make_unique<Loader>(where, pool_->spec(), kv, shared_, options.load_bytes_per_s),
+                       kLoadJobsMax);
         stores_.emplace(std::make_unique<Storer>(where, pool_->spec(), kv, shared_), kStoreJobsMax);
     }
 

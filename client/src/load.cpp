@@ -7,6 +7,7 @@ namespace cmpool::client {
 Load::~Load() {
     std::unique_lock lock(state_->mutex);
     state_->meeting.stop();
+    state_->changed.notify_all();
     // A get ends by its deadline.
     state_->changed.wait(lock, [this] { return state_->meeting.in_flight() == 0; });
 }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -156,6 +157,9 @@ struct ContextCacheOptions {
     /// Loads whatever is there and computes nothing of it meanwhile: what is reused then follows from what
     /// the pool holds, and not from who is faster today. Deadlines hold all the same.
     bool patient = false;
+    /// Loads take at most so much of the way to the pool: an operator's cap, where others need it too. A
+    /// batch then lasts as long as a wire of this rate would need for it. 0: nothing comes.
+    std::optional<std::uint64_t> load_bytes_per_s;
 };
 
 /// Of one store queue.
