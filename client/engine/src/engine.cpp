@@ -36,7 +36,7 @@ Engine::Engine(const Model& model, PagedKv& kv, client::ContextCache* cache, con
       clock_(clock),
       options_(options),
       scheduler_(kv, options.scheduler),
-      forward_(model, kv, options.scheduler.step_tokens) {}
+      forward_(model, kv, options.scheduler.step_tokens, options.threads) {}
 
 Engine::~Engine() {
     drop_stores();

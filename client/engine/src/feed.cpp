@@ -20,8 +20,9 @@ std::size_t widest_of(const ModelConfig& config) {
 
 }  // namespace
 
-Feed::Feed(const ModelConfig& config, std::size_t rows_max)
+Feed::Feed(const ModelConfig& config, std::size_t rows_max, Crew& crew)
     : kernels_(best_kernels()),
+      crew_(crew),
       dim_(config.dim),
       experts_(experts_of(config)),
       gate_(rows_max, widest_of(config)),
@@ -46,16 +47,17 @@ void Feed::run(const LayerWeights& weights, Rows<const float> x, std::size_t row
 }
 
 void Feed::run(const FeedWeights& weights, Rows<const float> x, std::size_t rows, Rows<float> out) {
-    kernels_.multiply(weights.gate.panels(), x, rows, gate_.from());
-    kernels_.multiply(weights.up.panels(), x, rows, up_.from());
-    for (std::size_t row = 0; row < rows; ++row)
-        kernels_.silu_multiply(gate_.row(row), up_.row(row), weights.gate.outputs());
-    kernels_.multiply(weights.down.panels(), gate_.read(), rows, out);
+    crew_.multiply(weights.gate.panels(), x, rows, gate_.from());
+    crew_.multiply(weights.up.panels(), x, rows, up_.from());
+    crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+        for (; row < end; ++row) kernels_.silu_multiply(gate_.row(row), up_.row(row), weights.gate.outputs());
+    });
+    crew_.multiply(weights.down.panels(), gate_.read(), rows, out);
 }
 
 void Feed::route(const Matrix& router, Rows<const float> x, std::size_t rows) {
     for (auto& uses : uses_) uses.clear();
-    kernels_.multiply(router.panels(), x, rows, likely_.from());
+    crew_.multiply(router.panels(), x, rows, likely_.from());
     for (std::size_t row = 0; row < rows; ++row) choose(row, likely_.row(row));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "activations.h"
+#include "crew.h"
 #include "weights.h"
 
 #include <cstddef>
@@ -13,7 +14,7 @@ namespace cmpool::engine {
 /// their numbers, so it does not matter which rows an expert serves together.
 class Feed {
 public:
-    Feed(const ModelConfig& config, std::size_t rows_max);
+    Feed(const ModelConfig& config, std::size_t rows_max, Crew& crew);
 
     void run(const LayerWeights& weights, Rows<const float> x, std::size_t rows, Rows<float> out);
 
@@ -31,6 +32,7 @@ private:
                     Rows<float> out);
 
     const Kernels& kernels_;
+    Crew& crew_;
     std::size_t dim_;
     ExpertsConfig experts_;
     Activations gate_, up_;
