@@ -100,6 +100,11 @@ std::string identity_of(const engine::Model& model, const engine::PagedKv& kv) {
 
 }  // namespace
 
+std::uint32_t default_threads() noexcept {
+    const std::uint32_t cores = std::thread::hardware_concurrency();
+    return std::clamp(cores / 2, 1U, std::uint32_t{engine::Forward::kThreadsMax});
+}
+
 int stop_descriptor() {
     sigset_t signals;
     ::sigemptyset(&signals);
@@ -141,7 +146,9 @@ Result<void> run_prefill(const RoleOptions& options) {
     auto kv = engine::PagedKv::create(shape, blocks_for(options, *model));
     if (!kv) return fail(kv.error());
     engine::Wake wake;
-    auto cache = engine::open_cache(options.pool, *model, *kv, {.on_progress = [&] { wake.notify(); }});
+    auto cache = engine::open_cache(
+        options.pool, *model, *kv,
+        {.on_progress = [&] { wake.notify(); }, .load_bytes_per_s = options.load_bytes_per_s});
     if (!cache) return fail(cache.error());
     auto runtime = RuntimeDir::open(options.runtime_dir);
     if (!runtime) return fail(runtime.error());
@@ -151,7 +158,7 @@ Result<void> run_prefill(const RoleOptions& options) {
     const auto network = transport::open_tcp(entropy);
     const auto local = transport::open_shm({.runtime_dir = runtime->path()}, entropy);
     engine::Engine engine(*model, *kv, cache->get(), clock,
-                          {.scheduler = scheduler_options(options, *model)});
+                          {.scheduler = scheduler_options(options, *model), .threads = options.threads});
     loop::PrefillWorker worker(*kv, engine, wake, identity_of(*model, *kv), model->config().vocab,
                                model->config().context);
     const auto address = worker.courier().listen(*network, options.listen);
@@ -197,7 +204,8 @@ Result<void> run_decode(const RoleOptions& options) {
     engine::Engine engine(*model, *kv, cache->get(), clock,
                           {.scheduler = scheduler_options(options, *model),
                            .store_prompt = false,
-                           .store_output = options.store_decoded});
+                           .store_output = options.store_decoded,
+                           .threads = options.threads});
     loop::DecodeWorker worker(*kv, engine, wake, identity_of(*model, *kv), model->config().vocab,
                               model->config().context,
                               {network.get(), local.get(), network_pages->get(), local_pages->get()},

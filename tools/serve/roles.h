@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,9 @@
 #include <cmpool/base/units.h>
 
 namespace cmpool::serve {
+
+/// Half of this machine's cores: a server has two workers that compute, on one host as a rule.
+[[nodiscard]] std::uint32_t default_threads() noexcept;
 
 /// What the roles of a server are told. Each uses what concerns it.
 struct RoleOptions {
@@ -22,6 +26,8 @@ struct RoleOptions {
     std::uint32_t block_tokens = 16;
     std::uint32_t step_tokens = 128;
     std::uint32_t running_max = 32;
+    std::uint32_t threads = default_threads();      ///< that compute a step together
+    std::optional<std::uint64_t> load_bytes_per_s;  ///< from the pool, at most
     std::uint32_t requests_max = 64;
     std::uint32_t prefill_seconds = 120;
     std::uint32_t request_seconds = 600;

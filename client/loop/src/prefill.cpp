@@ -56,7 +56,8 @@ void PrefillWorker::report(const engine::Turn& turn) {
         outcome({.id = emission.id,
                  .first_token = emission.token,
                  .reused = reused,
-                 .blocks = {blocks.begin(), blocks.end()}});
+                 .blocks = {blocks.begin(), blocks.end()},
+                 .computed = clock_.now()});
     }
 }
 
@@ -85,10 +86,18 @@ void PrefillWorker::message(LineId line, Message message) {
         case Kind::Cancel:
             return cancel(line, message.id);
         case Kind::StatsAsk:
-            return courier_.send(line, statistics(message.id));
+            return tell(line, message.id);
         default:
             return courier_.close(line, "a message that a prefill worker does not take");
     }
+}
+
+void PrefillWorker::tell(LineId line, std::uint64_t id) {
+    Message stats = statistics(id);
+    stats.names.insert(stats.names.end(), {"handoffs_total", "handoff_bytes_total", "handoff_ns_total"});
+    stats.values.insert(stats.values.end(),
+                        {handed_off_, handed_off_bytes_, std::uint64_t(handing_off_.count())});
+    courier_.send(line, stats);
 }
 
 void PrefillWorker::attach(LineId line, const Message& message) {
@@ -161,6 +170,7 @@ void PrefillWorker::settle(Outcome& outcome) {
     job.pages.resize(job.blocks.size());
     job.first_token = outcome.first_token;
     job.reused = outcome.reused;
+    job.computed = outcome.computed;
     job.sending = true;
     pump(outcome.id, job);
 }
@@ -196,6 +206,9 @@ void PrefillWorker::pump(engine::SequenceId id, Job& job) {
         if (taken < count) break;
     }
     if (job.landed < job.blocks.size()) return;
+    ++handed_off_;
+    handed_off_bytes_ += job.blocks.size() * block_bytes;
+    handing_off_ += clock_.now() - job.computed;
     courier_.send(session.kv, {.kind = Kind::Prefilled,
                                .id = job.remote_id,
                                .tokens = {job.first_token},

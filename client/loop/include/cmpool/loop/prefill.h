@@ -39,6 +39,7 @@ private:
         std::vector<std::uint32_t> blocks;  // here, once computed
         std::uint32_t first_token = 0;
         std::uint64_t reused = 0;
+        Instant computed{};
         std::size_t posted = 0, landed = 0;
         bool sending = false, cancelled = false, failed = false;
     };
@@ -59,6 +60,7 @@ private:
         std::uint64_t reused = 0;
         std::uint64_t pending = 0;
         std::vector<std::uint32_t> blocks;
+        Instant computed{};
     };
 
     void obey() override;
@@ -67,6 +69,7 @@ private:
     void command(Command command);
     void outcome(Outcome outcome);
 
+    void tell(LineId line, std::uint64_t id);
     void attach(LineId line, const Message& message);
     void take(LineId line, Message message);
     [[nodiscard]] Result<void> check(LineId line, const Message& message) const;
@@ -81,6 +84,9 @@ private:
     std::map<std::uint64_t, Session> sessions_;
     engine::SequenceId next_ = 1;
     std::uint64_t pending_ = 0;
+    std::uint64_t handed_off_ = 0, handed_off_bytes_ = 0;
+    Nanos handing_off_{};  // from the end of computing to the last byte's arrival
+    SystemClock clock_;
     Channel<Command> commands_;
     Channel<Outcome> outcomes_;
     std::set<engine::SequenceId> computed_;  // the computing thread's: told, and not released yet
