@@ -8,6 +8,8 @@
 #include <cmpool/client/context_cache.h>
 #include <cmpool/model/placement.h>
 
+#include <sys/resource.h>
+
 namespace cmpool::client {
 
 void KvPages::append_pieces(std::size_t index, std::vector<MutableBytes>& out) const {
@@ -49,6 +51,7 @@ constexpr std::uint64_t kFirstBatchBytes = 256 * KiB;  // nobody knows yet how f
 constexpr Nanos kBatchDeadlineMin = 20ms;
 constexpr int kBatchLateness = 8;  // a batch may take so many times what it usually takes
 constexpr std::uint64_t kStoreBatchBytes = 8 * MiB;
+constexpr int kStoreNiceness = 10;
 // Before anything was measured.
 constexpr Nanos kComputeGuess = 100us;  // a token
 constexpr double kLoadGuessNsPerByte = 1.0;
@@ -291,6 +294,11 @@ class Storer : public Caller {
 public:
     using Caller::Caller;
 
+    // On Linux each thread has a niceness of its own: whoever computes goes first.
+    void open() {
+        (void)::setpriority(PRIO_PROCESS, 0, kStoreNiceness);
+        Caller::open();
+    }
     void work(const StoreJob& job, const std::stop_token& stop) {
         if (pool_) put_all(job, stop);
         give_up(job);

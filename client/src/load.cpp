@@ -31,6 +31,8 @@ std::size_t Load::loaded_blocks() const {
 Advice Load::advise() const {
     constexpr Nanos kLookAgainMin = std::chrono::microseconds(50);
     constexpr Nanos kLookAgainMax = std::chrono::milliseconds(50);
+    // Saving less than an eighth of the load by computing is not worth a step that may end after it.
+    constexpr std::size_t kLittle = 8;
     const std::scoped_lock lock(state_->mutex);
     const Meeting& meeting = state_->meeting;
     if (meeting.unclaimed() == 0) return {.look_again = kLookAgainMax};
@@ -46,6 +48,7 @@ Advice Load::advise() const {
     const std::size_t left = meeting.unclaimed() + meeting.in_flight();
     std::size_t share = std::min(front_share(left, load, compute), meeting.unclaimed());
     if (share == 0 && load * static_cast<std::int64_t>(left) >= 2 * least) share = 1;
+    if (share * kLittle < left) share = 0;
     if (share > 0) return {.compute_blocks = share};
     const Nanos patience = least / static_cast<std::int64_t>(std::max<std::size_t>(left - 1, 1)) * batch;
     return {.look_again = std::clamp(patience - elapsed, kLookAgainMin, kLookAgainMax)};
