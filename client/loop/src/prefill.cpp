@@ -67,13 +67,13 @@ void PrefillWorker::append_statistics(std::vector<Statistic>& out) {
 
 // ---- the courier's thread ----
 
-void PrefillWorker::accepted(LineId line) {
-    Message greeting = hello();
+Message PrefillWorker::hello() const {
+    Message greeting = Worker::hello();
     greeting.descriptor.assign(as_bytes(local_address_).begin(), as_bytes(local_address_).end());
-    courier_.send(line, greeting);
+    return greeting;
 }
 
-void PrefillWorker::message(LineId line, Message message) {
+void PrefillWorker::told(LineId line, Message message) {
     switch (message.kind) {
         case Kind::Hello:
             if (sessions_.contains(message.session)) return courier_.close(line, "a session twice");
@@ -85,19 +85,15 @@ void PrefillWorker::message(LineId line, Message message) {
             return take(line, std::move(message));
         case Kind::Cancel:
             return cancel(line, message.id);
-        case Kind::StatsAsk:
-            return tell(line, message.id);
         default:
             return courier_.close(line, "a message that a prefill worker does not take");
     }
 }
 
-void PrefillWorker::tell(LineId line, std::uint64_t id) {
-    Message stats = statistics(id);
-    stats.names.insert(stats.names.end(), {"handoffs_total", "handoff_bytes_total", "handoff_ns_total"});
-    stats.values.insert(stats.values.end(),
-                        {handed_off_, handed_off_bytes_, std::uint64_t(handing_off_.count())});
-    courier_.send(line, stats);
+void PrefillWorker::append_line_statistics(std::vector<Statistic>& out) {
+    out.push_back({"handoffs_total", handed_off_});
+    out.push_back({"handoff_bytes_total", handed_off_bytes_});
+    out.push_back({"handoff_ns_total", std::uint64_t(handing_off_.count())});
 }
 
 void PrefillWorker::attach(LineId line, const Message& message) {

@@ -24,8 +24,6 @@ public:
     /// Where decode workers on this host find lanes for KV bytes; empty: nowhere but here.
     void set_local_address(std::string address) { local_address_ = std::move(address); }
 
-    void accepted(LineId line) override;
-    void message(LineId line, Message message) override;
     void completed(LineId line, const transport::Completion& completion) override;
     void closed(LineId line, const std::string& why) override;
     Instant tend(Instant now) override;
@@ -66,10 +64,12 @@ private:
     void obey() override;
     void report(const engine::Turn& turn) override;
     void append_statistics(std::vector<Statistic>& out) override;
+    [[nodiscard]] Message hello() const override;
+    void told(LineId line, Message message) override;
+    void append_line_statistics(std::vector<Statistic>& out) override;
     void command(Command command);
     void outcome(Outcome outcome);
 
-    void tell(LineId line, std::uint64_t id);
     void attach(LineId line, const Message& message);
     void take(LineId line, Message message);
     [[nodiscard]] Result<void> check(LineId line, const Message& message) const;
