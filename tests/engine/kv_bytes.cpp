@@ -21,10 +21,12 @@ Tokens seeded_prompt(const engine::Model& model, std::size_t count, std::uint64_
     return tokens;
 }
 
-/// One of each kind: keys and values of equal heads, of shared heads with norms and experts, latents.
+/// One of each kind: keys and values of equal heads, of shared heads with norms and experts, latents, latents
+/// for queries too.
 std::vector<engine::Model> all_models() {
     return {engine::Model::synthetic(kParameters).value(), testing::seeded_checkpoint(testing::kQwenConfig),
-            testing::seeded_checkpoint(testing::kDeepseekConfig)};
+            testing::seeded_checkpoint(testing::kDeepseekConfig),
+            testing::seeded_checkpoint(testing::kDeepseekLargeConfig)};
 }
 
 /// What a forward pass left behind: what is kept of each token by layer, and the last logits.

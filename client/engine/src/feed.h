@@ -28,6 +28,7 @@ private:
     void run(const FeedWeights& weights, Rows<const float> x, std::size_t rows, Rows<float> out);
     void route(const Matrix& router, Rows<const float> x, std::size_t rows);
     void choose(std::size_t row, float* likely);
+    void leave_out_groups(float* likely);
     void add_expert(const FeedWeights& weights, const std::vector<Use>& uses, Rows<const float> x,
                     Rows<float> out);
 
@@ -40,6 +41,7 @@ private:
     Activations asked_, answers_;         // rows of one expert
     std::vector<std::vector<Use>> uses_;  // by expert
     std::vector<std::uint32_t> order_;
+    std::vector<std::uint32_t> groups_;
 };
 
 }  // namespace cmpool::engine

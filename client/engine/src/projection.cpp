@@ -72,6 +72,7 @@ public:
         : crew_(crew),
           sizes_(config.latent),
           heads_(config.heads),
+          narrow_(sizes_.query_rank == 0 ? 0 : rows_max, sizes_.query_rank),
           query_(rows_max, config.query_dim()),
           kept_(rows_max, sizes_.width()),
           absorbed_(rows_max, heads_ * query_stride()),
@@ -91,7 +92,7 @@ public:
 
     void project(const LayerWeights& weights, Rows<const float> x, std::size_t rows,
                  const Rotation& rotation) override {
-        crew_.multiply(weights.query.panels(), x, rows, query_.from());
+        make_queries(weights, x, rows);
         crew_.multiply(weights.latent.compress.panels(), x, rows, kept_.from());
         crew_.rows(rows, [&](std::size_t row, std::size_t end) {
             for (; row < end; ++row) {
@@ -130,6 +131,16 @@ private:
     [[nodiscard]] std::size_t query_stride() const noexcept { return lanes_up(sizes_.width()); }
     [[nodiscard]] std::size_t result_stride() const noexcept { return lanes_up(sizes_.rank); }
 
+    void make_queries(const LayerWeights& weights, Rows<const float> x, std::size_t rows) {
+        if (sizes_.query_rank == 0) return crew_.multiply(weights.query.panels(), x, rows, query_.from());
+        const LatentWeights& latent = weights.latent;
+        crew_.multiply(latent.query.panels(), x, rows, narrow_.from());
+        crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+            for (; row < end; ++row)
+                rms_norm(narrow_.row(row), latent.query_gain, sizes_.norm_epsilon, narrow_.row(row));
+        });
+        crew_.multiply(weights.query.panels(), narrow_.read(), rows, query_.from());
+    }
     // The unrotated part of a head's queries goes to the latent's space; the turned part follows it.
     void absorb(const Matrix& weights, std::size_t head, std::size_t rows) {
         const auto query = query_.read();
@@ -147,6 +158,7 @@ private:
     Crew& crew_;
     const LatentConfig sizes_;
     const std::size_t heads_;
+    Activations narrow_;  // the queries' latent, where there is one
     Activations query_, kept_;
     Activations absorbed_;  // [rows][heads][latent, turned]
     Activations results_;   // [rows][heads][latent]
