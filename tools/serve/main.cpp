@@ -104,7 +104,7 @@ void add_loading(CLI::App* verb, cmpool::serve::RoleOptions& options) {
 void add_front(CLI::App* verb, cmpool::serve::RoleOptions& options) {
     add_tokenizer(verb, options.tokenizer);
     verb->add_option("--model-name", options.model_name,
-                     "The model's name in requests; default: its file's name");
+                     "The model's name in requests; default: its file's or folder's, without .bin");
     add_count(verb, "--requests-max", options.requests_max, "Requests at once")->check(CLI::Range(1U, 1024U));
     add_count(verb, "--request-seconds", options.request_seconds, "A request ends after so long");
 }

@@ -33,6 +33,7 @@ namespace {
 constexpr Nanos kFactsLimit = std::chrono::seconds(120);
 constexpr std::uint32_t kWaitingMax = 1024;
 constexpr int kFolderTries = 3;
+constexpr const char* kModelEnding = ".bin";
 constexpr const char* kTmpfs = "/dev/shm";
 constexpr const char* kFolderPrefix = "cmpool-serve.";
 
@@ -91,6 +92,13 @@ std::uint32_t blocks_for(const RoleOptions& options, const engine::Model& model)
     const std::uint64_t most = context * options.running_max;
     const std::uint64_t fit = options.kv_bytes / std::max<std::uint64_t>(shape.bytes(), 1);
     return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(fit, context, std::max(context, most)));
+}
+
+/// A folder's or file's name; of a file without its ending. "" at the end of a path is the folder before it.
+std::string name_of(const std::string& model) {
+    std::filesystem::path path(model);
+    if (path.filename().empty()) path = path.parent_path();
+    return path.extension() == kModelEnding ? path.stem().string() : path.filename().string();
 }
 
 /// What decides whether pages of one worker mean the same to another.
@@ -240,8 +248,7 @@ Result<void> run_router(const RoleOptions& options) {
     auto tokenizer =
         open_tokenizer(options.tokenizer, options.model, static_cast<std::uint32_t>(facts->at("vocab")));
     if (!tokenizer) return fail(tokenizer.error());
-    const auto name = options.model_name.empty() ? std::filesystem::path(options.model).filename().string()
-                                                 : options.model_name;
+    const auto name = options.model_name.empty() ? name_of(options.model) : options.model_name;
     Front front(router, std::move(*tokenizer),
                 {.model = name,
                  .context = static_cast<std::uint32_t>(facts->at("context")),

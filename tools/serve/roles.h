@@ -17,7 +17,7 @@ namespace cmpool::serve {
 struct RoleOptions {
     std::string model;
     std::string tokenizer;   ///< as in GenerateOptions
-    std::string model_name;  ///< in requests; empty: the model's file name
+    std::string model_name;  ///< in requests; empty: the model's file, without .bin
     std::string pool = "none";
     std::string listen = "127.0.0.1:0";
     std::string runtime_dir;       ///< for sockets of this host; empty: one of its own

@@ -46,19 +46,14 @@ public:
         std::memset(from->bytes().data(), 1, from->bytes().size());
         return Copy(std::move(*from), std::move(fabric), std::move(*to));
     }
-    /// Page by page, or all in one go: what is faster here.
+    /// Page by page, as a hand-off goes.
     Nanos run() {
-        const std::size_t bytes = std::min(from_.bytes().size(), to_->bytes().size());
         const std::size_t page = from_.shape().bytes();
         const SystemClock clock;
-        Nanos least = Nanos::max();
-        for (const std::size_t step : {page, bytes}) {
-            const Instant begun = clock.now();
-            for (std::size_t at = 0; at + step <= bytes; at += step)
-                std::memcpy(to_->bytes().data() + at, from_.bytes().data() + at, step);
-            least = std::min(least, clock.now() - begun);
-        }
-        return least;
+        const Instant begun = clock.now();
+        for (std::size_t at = 0; at < from_.capacity_blocks() * page; at += page)
+            std::memcpy(to_->bytes().data() + at, from_.bytes().data() + at, page);
+        return clock.now() - begun;
     }
 
 private:
