@@ -45,7 +45,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Nanos kBatchTime = 4ms;  // what is loaded in one go: then the two sides look at each other
 constexpr std::uint64_t kBatchBytesMax = 16 * MiB;
 constexpr std::uint64_t kFirstBatchBytes = 256 * KiB;  // nobody knows yet how fast it is
 constexpr Nanos kBatchDeadlineMin = 20ms;
@@ -257,9 +256,9 @@ private:
         if (page) count = static_cast<std::uint64_t>(kBatchTime / std::max(*page, Nanos{1}));
         return std::clamp<std::uint64_t>(count, 1, std::min<std::uint64_t>(most, model::kBatchMax));
     }
-    // What is not there by then is computed. A late batch may cost its engine about as much as computing
-    // it would, and never lasts longer than computing all `before` it, too; shorter deadlines would open the
-    // breaker on a machine that is merely busy.
+    // What is not there by then is computed. A late batch may cost its engine about as much as computing it
+    // would, and ends before the engine has computed all `before` it: then nobody waits. Shorter deadlines
+    // would open the breaker on a machine that is merely busy.
     [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, std::size_t before, bool patient) {
         const auto parsed = PoolUri::parse(uri_);
         if (!parsed) return std::nullopt;
@@ -270,7 +269,8 @@ private:
         if (const auto cost = shared_.costs.compute(kv_.block_tokens)) {
             const auto count = static_cast<std::int64_t>(blocks);
             limit = std::max(limit, cost->step + cost->block * count);
-            limit = std::min(limit, cost->step + cost->block * (count + static_cast<std::int64_t>(before)));
+            const auto until_met = static_cast<std::int64_t>(before - before / kLittle);
+            limit = std::min(limit, cost->step + cost->block * std::max(count, until_met));
         }
         return std::min(parsed->deadline, std::max(kBatchDeadlineMin, limit));
     }

@@ -39,13 +39,16 @@ Advice Load::advise() const {
     if (meeting.stopped()) return {.compute_blocks = meeting.unclaimed()};
     if (state_->patient) return {.look_again = kLookAgainMax};
 
-    // A batch that takes longer than expected makes loading dearer while it lasts.
+    // A batch that takes longer than expected makes loading dearer while it lasts. One that is not on its way
+    // yet will be as large as they usually are.
     const Nanos elapsed = state_->clock.now() - state_->batch_begun;
-    const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(meeting.in_flight(), 1));
+    const std::size_t left = meeting.unclaimed() + meeting.in_flight();
+    const auto usual = static_cast<std::size_t>(kBatchTime / std::max(state_->load_per_block, Nanos{1}));
+    const auto batch = static_cast<std::int64_t>(
+        meeting.in_flight() > 0 ? meeting.in_flight() : std::clamp<std::size_t>(usual, 1, left));
     const Nanos load = std::max(state_->load_per_block, elapsed / batch);
     const ComputeCost& compute = state_->compute;
     const Nanos least = compute.step + compute.block;
-    const std::size_t left = meeting.unclaimed() + meeting.in_flight();
     std::size_t share = std::min(front_share(left, load, compute), meeting.unclaimed());
     if (share == 0 && load * static_cast<std::int64_t>(left) >= 2 * least) share = 1;
     if (share * kLittle < left) share = 0;

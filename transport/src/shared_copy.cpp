@@ -41,10 +41,16 @@ constexpr std::size_t kLine = 64;
 std::size_t stream_lines(std::byte* shared, const std::byte* from, std::size_t bytes) noexcept {
     std::size_t at = 0;
     for (; at + kLine <= bytes; at += kLine) {
-        __m128i part[kLine / sizeof(__m128i)];
-        std::memcpy(part, from + at, kLine);
+        const auto* line = reinterpret_cast<const __m128i*>(from + at);
         auto* to = reinterpret_cast<__m128i*>(shared + at);
-        for (const __m128i& one : part) _mm_stream_si128(to++, one);
+        const __m128i first = _mm_loadu_si128(line);
+        const __m128i second = _mm_loadu_si128(line + 1);
+        const __m128i third = _mm_loadu_si128(line + 2);
+        const __m128i fourth = _mm_loadu_si128(line + 3);
+        _mm_stream_si128(to, first);
+        _mm_stream_si128(to + 1, second);
+        _mm_stream_si128(to + 2, third);
+        _mm_stream_si128(to + 3, fourth);
     }
     _mm_sfence();  // such stores keep no order with others
     return at;

@@ -134,7 +134,12 @@ std::optional<Nanos> Engine::go_on_loading(SequenceId id, Work& work) {
     }
     const client::Advice advice = work.load->advise();
     if (advice.compute_blocks > 0) {
-        scheduler_.begin(id, computed, work.load->claim(advice.compute_blocks) * block_tokens);
+        std::size_t until = work.load->claim(advice.compute_blocks) * block_tokens;
+        if (work.load->met() && work.load->loaded_blocks() == 0) {
+            work.load.reset();  // nothing came: all that is left is one run
+            until = scheduler_.prompt(id).size();
+        }
+        scheduler_.begin(id, computed, until);
         return std::nullopt;
     }
     work.waits_since = clock_.now();

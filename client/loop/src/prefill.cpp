@@ -224,6 +224,8 @@ void PrefillWorker::completed(LineId line, const transport::Completion& completi
             if (session.kv != line || session.import_cookie != completion.cookie) continue;
             auto* lane = courier_.lane(line);
             if (lane != nullptr && !completion.error) session.pages = lane->imported(completion.cookie);
+            // Where they can be mapped they are so now, and not when somebody waits for a token.
+            if (session.pages) (void)session.pages->map();
             Message answer{.kind = Kind::Attached, .session = number};
             if (!session.pages)
                 answer.code = static_cast<std::uint16_t>(completion.error.value_or(Errc::PeerDown));
