@@ -1,7 +1,3 @@
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-
 #include <cmpool/base/rng.h>
 #include <cmpool/loop/messages.h>
 
@@ -64,19 +60,5 @@ TEST_CASE("damaged bytes are refused or read as something sound, and never more"
         if (rng.chance(0.2)) bytes.resize(rng.below(bytes.size()));
         const auto message = decode(bytes);
         if (message) CHECK(decode(encode(*message)) == *message);
-    }
-}
-
-// CMPOOL_WRITE_CORPUS=tests/fuzz/corpus/loop_messages makes the fuzzer's first inputs anew.
-TEST_CASE("one file of each kind is written where the fuzzer's corpus is wanted") {
-    const char* folder = std::getenv("CMPOOL_WRITE_CORPUS");
-    if (folder == nullptr) return;
-    for (auto kind = std::uint8_t(Kind::Hello); kind <= std::uint8_t(Kind::Stats); ++kind) {
-        auto message = full();
-        message.kind = Kind(kind);
-        const auto bytes = encode(message);
-        std::ofstream file(std::filesystem::path(folder) / std::to_string(kind), std::ios::binary);
-        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-        CHECK(file);
     }
 }
