@@ -188,15 +188,16 @@ private:
         Load::State& state = *job.state;
         const Instant begun = shared_.clock.now();
         Meeting::Range range;
-        std::size_t before = 0;
+        Nanos until_met{};
         {
             const std::scoped_lock lock(state.mutex);
             range = state.meeting.claim_back(batch_blocks());
             state.batch_begun = begun;
-            before = state.meeting.unclaimed();
+            until_met = std::max(state.computing_until - begun, Nanos{0}) +
+                        state.compute.block * static_cast<std::int64_t>(state.meeting.unclaimed());
         }
         if (range.count == 0) return false;
-        const auto limit = deadline(range.count, before, state.patient);
+        const auto limit = deadline(range.count, until_met, state.patient);
         const Nanos least = time_on_the_way(range.count);
         const bool late = limit && least > *limit;
         const std::size_t good = late ? 0 : get(job, range, limit);
@@ -257,9 +258,9 @@ private:
         return std::clamp<std::uint64_t>(count, 1, std::min<std::uint64_t>(most, model::kBatchMax));
     }
     // What is not there by then is computed. A late batch may cost its engine about as much as computing it
-    // would, and ends before the engine has computed all `before` it: then nobody waits. Shorter deadlines
-    // would open the breaker on a machine that is merely busy.
-    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, std::size_t before, bool patient) {
+    // would, and ends before the engine, busy until `until_met`, is there: then nobody waits. Shorter
+    // deadlines would open the breaker on a machine that is merely busy.
+    [[nodiscard]] std::optional<Nanos> deadline(std::size_t blocks, Nanos until_met, bool patient) {
         const auto parsed = PoolUri::parse(uri_);
         if (!parsed) return std::nullopt;
         if (patient) return parsed->deadline;
@@ -267,16 +268,17 @@ private:
         const auto usual = shared_.costs.load(kv_.page_bytes() * blocks).value_or(Nanos{0});
         Nanos limit = usual * kBatchLateness;
         if (const auto cost = shared_.costs.compute(kv_.block_tokens)) {
-            const auto count = static_cast<std::int64_t>(blocks);
-            limit = std::max(limit, cost->step + cost->block * count);
-            const auto until_met = static_cast<std::int64_t>(before - before / kLittle);
-            limit = std::min(limit, cost->step + cost->block * std::max(count, until_met));
+            const Nanos otherwise = cost->step + cost->block * static_cast<std::int64_t>(blocks);
+            limit =
+                std::min(std::max(limit, otherwise), std::max(otherwise, until_met - until_met / kLittle));
         }
         return std::min(parsed->deadline, std::max(kBatchDeadlineMin, limit));
     }
     Nanos learn(std::size_t asked, std::size_t good, Nanos took) {
         const std::scoped_lock lock(shared_.mutex);
-        shared_.costs.loaded(kv_.page_bytes() * (good == 0 ? asked : good), took);
+        // How long what did not come would have taken, nobody knows: long.
+        shared_.costs.loaded(kv_.page_bytes() * (good == 0 ? asked : good),
+                             good == 0 ? took * kBatchLateness : took);
         return *shared_.costs.load(kv_.page_bytes());
     }
 

@@ -19,7 +19,11 @@ bool Load::met() const {
 
 std::size_t Load::claim(std::size_t count) {
     const std::scoped_lock lock(state_->mutex);
-    state_->meeting.claim_front(count);
+    if (const std::size_t taken = state_->meeting.claim_front(count); taken > 0) {
+        const ComputeCost& cost = state_->compute;
+        state_->computing_until = std::max(state_->computing_until, state_->clock.now()) + cost.step +
+                                  cost.block * static_cast<std::int64_t>(taken);
+    }
     return state_->meeting.front();
 }
 

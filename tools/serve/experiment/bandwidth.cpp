@@ -25,6 +25,7 @@ struct BandwidthRow {
     std::optional<std::uint64_t> bytes_per_s;
     double compute_ms = 0, meeting_ms = 0;
     std::optional<double> load_ms;
+    double loaded = 0;  ///< of what was there, by the meeting
 
     [[nodiscard]] double best_ms() const { return std::min(compute_ms, load_ms.value_or(compute_ms)); }
     [[nodiscard]] double of_best() const { return meeting_ms / best_ms(); }
@@ -68,7 +69,8 @@ public:
         for (const Point& point : points_) {
             rows.push_back({.bytes_per_s = point.bytes_per_s,
                             .compute_ms = median(point.compute_ms),
-                            .meeting_ms = median(point.meeting_ms)});
+                            .meeting_ms = median(point.meeting_ms),
+                            .loaded = median(point.loaded)});
             if (point.load) rows.back().load_ms = median(point.load_ms);
         }
         return rows;
@@ -78,7 +80,7 @@ private:
     struct Point {
         std::optional<std::uint64_t> bytes_per_s;
         std::unique_ptr<Runner> meeting, load;  // load: null where it takes too long
-        std::vector<double> compute_ms, load_ms, meeting_ms;
+        std::vector<double> compute_ms, load_ms, meeting_ms, loaded;
     };
 
     Result<std::unique_ptr<Runner>> open_runner(const std::string& uri, std::optional<std::uint64_t> rate,
@@ -115,7 +117,10 @@ private:
         const std::size_t known = known_blocks_ * options_.block_tokens;
         const Nanos took = runner->prefill(prompts_.with_prefix(known), known);
         runner->settle();
-        if (counts) samples[way]->push_back(milliseconds(took));
+        if (!counts) return;
+        samples[way]->push_back(milliseconds(took));
+        if (runner == point.meeting.get())
+            point.loaded.push_back(double(runner->reused_tokens()) / double(known));
     }
 
     const Setup& setup_;
@@ -135,13 +140,13 @@ std::string name_of(const BandwidthRow& row) {
 std::string to_table(const std::vector<BandwidthRow>& rows) {
     std::string out = fmt::format(
         "time to first token, ms; {:g} % of the prompt is in the pool\n{:>12} | {:>10} {:>10} {:>10} | "
-        "{:>12}\n",
-        kReuse * 100, "rate", "computing", "loading", "meeting", "of the best");
+        "{:>12} {:>8}\n",
+        kReuse * 100, "rate", "computing", "loading", "meeting", "of the best", "loaded");
     for (const BandwidthRow& row : rows) {
         const std::string load = row.load_ms ? fmt::format("{:.1f}", *row.load_ms) : "-";
-        out +=
-            fmt::format("{:>12} | {:>10.1f} {:>10} {:>10.1f} | {:>12.3f}{}\n", name_of(row), row.compute_ms,
-                        load, row.meeting_ms, row.of_best(), row.of_best() > kMet ? "  above 1.05" : "");
+        out += fmt::format("{:>12} | {:>10.1f} {:>10} {:>10.1f} | {:>12.3f} {:>6.0f} %{}\n", name_of(row),
+                           row.compute_ms, load, row.meeting_ms, row.of_best(), row.loaded * 100,
+                           row.of_best() > kMet ? "  above 1.05" : "");
     }
     return out;
 }
@@ -149,11 +154,9 @@ std::string to_table(const std::vector<BandwidthRow>& rows) {
 std::string to_json_lines(const std::vector<BandwidthRow>& rows) {
     std::string out;
     for (const BandwidthRow& row : rows) {
-        nlohmann::ordered_json object{{"bytes_per_s", nullptr},
-                                      {"compute_ms", row.compute_ms},
-                                      {"load_ms", nullptr},
-                                      {"meeting_ms", row.meeting_ms},
-                                      {"of_best", row.of_best()}};
+        nlohmann::ordered_json object{{"bytes_per_s", nullptr},   {"compute_ms", row.compute_ms},
+                                      {"load_ms", nullptr},       {"meeting_ms", row.meeting_ms},
+                                      {"of_best", row.of_best()}, {"loaded", row.loaded}};
         if (row.bytes_per_s) object["bytes_per_s"] = *row.bytes_per_s;
         if (row.load_ms) object["load_ms"] = *row.load_ms;
         out += object.dump() + "\n";

@@ -53,9 +53,11 @@ public:
             if (!turn.computed && turn.look_again) wake_.wait(*turn.look_again);
         }
         const Nanos took = clock_.now() - begun;
+        reused_tokens_ = engine_->progress(id).reused_tokens;
         engine_->release(id);
         return took;
     }
+    std::size_t reused_tokens() const override { return reused_tokens_; }
     void settle() override {
         constexpr Nanos kLook = std::chrono::milliseconds(1);
         for (const Instant until = clock_.now() + kSettleLimit;
@@ -72,6 +74,7 @@ private:
     std::unique_ptr<client::ContextCache> cache_;
     std::unique_ptr<engine::Engine> engine_;
     engine::SequenceId next_ = 1;
+    std::size_t reused_tokens_ = 0;
 };
 
 class OracleRunner final : public Runner {

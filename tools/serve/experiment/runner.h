@@ -27,6 +27,8 @@ public:
     virtual ~Runner() = default;
     /// Returns the time from the prompt's arrival to its first token, whose `known` first tokens are cached.
     virtual Nanos prefill(const Tokens& prompt, std::size_t known) = 0;
+    /// Of the last prompt, from the cache.
+    [[nodiscard]] virtual std::size_t reused_tokens() const { return 0; }
     /// Until nothing goes on in the background.
     virtual void settle() {}
 };
