@@ -33,7 +33,11 @@ bool Load::wait_for(std::size_t layer) const {
 
 std::size_t Load::claim(std::size_t count) {
     const std::scoped_lock lock(state_->mutex);
-    state_->meeting.claim_front(count);
+    if (const std::size_t taken = state_->meeting.claim_front(count); taken > 0) {
+        const ComputeCost& cost = state_->compute;
+        state_->computing_until = std::max(state_->computing_until, state_->clock.now()) + cost.step +
+                                  cost.block * static_cast<std::int64_t>(taken);
+    }
     return state_->meeting.front();
 }
 
@@ -60,14 +64,17 @@ Advice Load::advise() const {
     if (meeting.stopped()) return {.compute_blocks = meeting.unclaimed()};
     if (state_->patient) return {.look_again = kLookAgainMax};
 
-    // A batch that takes longer than expected makes loading dearer while it lasts.
+    // A batch that takes longer than expected makes loading dearer while it lasts. One that is not on its way
+    // yet will be as large as they usually are.
     const Nanos elapsed = state_->clock.now() - state_->batch_begun;
-    const auto batch = static_cast<std::int64_t>(std::max<std::size_t>(meeting.in_flight(), 1));
+    const std::size_t all = meeting.unclaimed() + meeting.in_flight();
+    const auto usual = static_cast<std::size_t>(kBatchTime / std::max(state_->load_per_block, Nanos{1}));
+    const auto batch = static_cast<std::int64_t>(
+        meeting.in_flight() > 0 ? meeting.in_flight() : std::clamp<std::size_t>(usual, 1, all));
     const Nanos load = std::max(state_->load_per_block, elapsed / batch);
     const ComputeCost& compute = state_->compute;
     const Nanos least = compute.step + compute.block;
     // What comes beside the next step costs this one no time.
-    const std::size_t all = meeting.unclaimed() + meeting.in_flight();
     const std::size_t left = all - std::min(all, blocks_within(state_->beside, load));
     if (left == 0) {
         // Until the batch that is out makes loading too dear for that.

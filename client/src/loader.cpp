@@ -11,11 +11,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Nanos kBatchTime = 4ms;  // what is loaded in one go: then the two sides look at each other
 constexpr std::uint64_t kBatchBytesMax = 16 * MiB;
 constexpr std::uint64_t kFirstBatchBytes = 256 * KiB;  // nobody knows yet how fast it is
 constexpr Nanos kBatchDeadlineMin = 20ms;
 constexpr int kBatchLateness = 8;  // a batch may take so many times what it usually takes
+constexpr int kLittle = 8;         // of the time until the engine is there, a batch leaves this part
 // Of what comes by layers, the first of so many pieces must be here before the step begins.
 constexpr std::uint32_t kLayerPieces = 8;
 constexpr Nanos kLayersWorthIt = 500us;  // below, all blocks are here as soon as the first layers would be
@@ -49,16 +49,19 @@ void Loader::give_up(const LoadJob& job) {
 bool Loader::load_batch(const LoadJob& job) {
     Load::State& state = *job.state;
     Meeting::Range range;
-    std::size_t before = 0;
+    Nanos until_met{};
     {
         const std::scoped_lock lock(state.mutex);
         range = state.meeting.claim_back(batch_blocks());
         state.batch_begun = shared_.clock.now();
-        before = state.meeting.unclaimed();
+        until_met = std::max(state.computing_until - state.batch_begun, Nanos{0}) +
+                    state.compute.block * static_cast<std::int64_t>(state.meeting.unclaimed());
     }
     if (range.count == 0) return false;
-    const auto [good, took] = get(job, range, before, share_.range(kv_));
-    const auto per_block = learn(share_.block_bytes(kv_) * (good == 0 ? range.count : good), took);
+    const auto [good, took] = get(job, range, until_met, share_.range(kv_));
+    // How long what did not come would have taken, nobody knows: long.
+    const auto per_block = learn(share_.block_bytes(kv_) * (good == 0 ? range.count : good),
+                                 good == 0 ? took * kBatchLateness : took);
     {
         const std::scoped_lock lock(state.mutex);
         state.meeting.landed(good);
@@ -98,7 +101,7 @@ bool Loader::begin_layers(const LoadJob& job, Meeting::Range& range) {
 void Loader::load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop) {
     for (std::uint32_t from = 0; from < kv_.layers;) {
         const std::uint32_t count = std::min(layers_at_once(range.count), kv_.layers - from);
-        const auto [good, took] = get(job, range, 0, kv_.layer_range(from, count));
+        const auto [good, took] = get(job, range, Nanos{0}, kv_.layer_range(from, count));
         (void)learn(kv_.layer_bytes() * count * range.count, took);
         const bool all = good == range.count && !stop.stop_requested();
         if (!all || !layers_here(job, range, from, count, took)) return layers_over(job);
@@ -154,10 +157,10 @@ std::uint32_t Loader::layers_at_once(std::size_t blocks) {
 
 // ---- one get ----
 
-Loader::Got Loader::get(const LoadJob& job, Meeting::Range range, std::size_t before, ByteRange bytes) {
+Loader::Got Loader::get(const LoadJob& job, Meeting::Range range, Nanos until_met, ByteRange bytes) {
     const std::uint64_t all = range.count * (bytes.whole() ? kv_.page_bytes() : bytes.length);
     const Instant begun = shared_.clock.now();
-    const auto limit = deadline(job.state->patient, range.count, before, all);
+    const auto limit = deadline(job.state->patient, range.count, until_met, all);
     const Nanos least = time_on_the_way(all);
     const bool late = limit && least > *limit;
     const std::size_t good = late ? 0 : ask(job, range, bytes, limit);
@@ -211,10 +214,10 @@ std::size_t Loader::batch_blocks() {
     return std::clamp<std::uint64_t>(count, 1, std::min<std::uint64_t>(most, model::kBatchMax));
 }
 
-// What is not there by then is computed. A late batch may cost its engine about as much as computing
-// it would, and never lasts longer than computing all `before` it, too; shorter deadlines would open the
-// breaker on a machine that is merely busy.
-std::optional<Nanos> Loader::deadline(bool patient, std::size_t blocks, std::size_t before,
+// What is not there by then is computed. A late batch may cost its engine about as much as computing it
+// would, and ends before the engine, busy until `until_met`, is there: then nobody waits. Shorter
+// deadlines would open the breaker on a machine that is merely busy.
+std::optional<Nanos> Loader::deadline(bool patient, std::size_t blocks, Nanos until_met,
                                       std::uint64_t bytes) {
     const auto parsed = PoolUri::parse(uri_);
     if (!parsed) return std::nullopt;
@@ -223,9 +226,8 @@ std::optional<Nanos> Loader::deadline(bool patient, std::size_t blocks, std::siz
     const auto usual = shared_.costs.load(bytes).value_or(Nanos{0});
     Nanos limit = usual * kBatchLateness;
     if (const auto cost = shared_.costs.compute(kv_.block_tokens)) {
-        const auto count = static_cast<std::int64_t>(blocks);
-        limit = std::max(limit, cost->step + cost->block * count);
-        limit = std::min(limit, cost->step + cost->block * (count + static_cast<std::int64_t>(before)));
+        const Nanos otherwise = cost->step + cost->block * static_cast<std::int64_t>(blocks);
+        limit = std::min(std::max(limit, otherwise), std::max(otherwise, until_met - until_met / kLittle));
     }
     return std::min(parsed->deadline, std::max(kBatchDeadlineMin, limit));
 }

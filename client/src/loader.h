@@ -39,15 +39,15 @@ private:
         std::size_t good;  ///< blocks, counted from the range's back
         Nanos took;
     };
-    /// Gets some bytes of each block of a range, as fast as it may; `before` blocks are nobody's yet.
-    [[nodiscard]] Got get(const LoadJob& job, Meeting::Range range, std::size_t before, ByteRange bytes);
+    /// Gets some bytes of each block of a range, as fast as it may; the engine is there in `until_met`.
+    [[nodiscard]] Got get(const LoadJob& job, Meeting::Range range, Nanos until_met, ByteRange bytes);
     [[nodiscard]] std::size_t ask(const LoadJob& job, Meeting::Range range, ByteRange bytes,
                                   std::optional<Nanos> limit);
     void hold(Load::State& state, Instant until);
     [[nodiscard]] Nanos time_on_the_way(std::uint64_t bytes) const;
     [[nodiscard]] std::size_t batch_blocks();
     [[nodiscard]] std::uint32_t layers_at_once(std::size_t blocks);
-    [[nodiscard]] std::optional<Nanos> deadline(bool patient, std::size_t blocks, std::size_t before,
+    [[nodiscard]] std::optional<Nanos> deadline(bool patient, std::size_t blocks, Nanos until_met,
                                                 std::uint64_t bytes);
     Nanos learn(std::uint64_t bytes, Nanos took);
 

@@ -208,6 +208,18 @@ TEST_CASE("who waits for layers goes on when they are here, or will not come") {
     CHECK(load.met());
 }
 
+// A step that computes may end after the load; what it saves must be worth that.
+TEST_CASE("the engine computes beside a load where that saves an eighth of it, not less") {
+    StillClock clock;
+    const auto state = std::make_shared<Load::State>(100, clock);
+    state->compute = {.step = 0ms, .block = 2ms};
+    Load load(state, Match{});
+    state->load_per_block = 200us;
+    CHECK(load.advise().compute_blocks == 0);
+    state->load_per_block = 400us;
+    CHECK(load.advise().compute_blocks == 16);
+}
+
 TEST_CASE("what is not loaded any more is computed, all of it") {
     StillClock clock;
     const auto state = std::make_shared<Load::State>(30, clock);

@@ -71,7 +71,7 @@ Engine::Engine(const Model& model, PagedKv& kv, client::ContextCache* cache, con
       clock_(clock),
       options_(options),
       scheduler_(kv, options.scheduler),
-      forward_(model, kv, options.scheduler.step_tokens) {}
+      forward_(model, kv, options.scheduler.step_tokens, options.threads) {}
 
 Engine::~Engine() {
     drop_stores();
@@ -173,7 +173,12 @@ std::optional<Nanos> Engine::go_on_loading(SequenceId id, Work& work) {
     }
     const client::Advice advice = work.load->advise();
     if (advice.compute_blocks > 0) {
-        scheduler_.begin(id, computed, work.load->claim(advice.compute_blocks) * block_tokens);
+        std::size_t until = work.load->claim(advice.compute_blocks) * block_tokens;
+        if (work.load->met() && work.load->loaded_blocks() == 0) {
+            work.load.reset();  // nothing came: all that is left is one run
+            until = scheduler_.prompt(id).size();
+        }
+        scheduler_.begin(id, computed, until);
         return std::nullopt;
     }
     work.waits_since = clock_.now();

@@ -39,7 +39,8 @@ public:
         Instant batch_begun;  // of the range that is out, or will be next
         Nanos load_per_block{};
         ComputeCost compute;
-        bool patient = false;  // the computing side takes nothing while the loading side is at it
+        Instant computing_until{};  // what the computing side has claimed will be done by then
+        bool patient = false;       // the computing side takes nothing while the loading side is at it
         const Clock& clock;
 
         /// What can be loaded while the step behind the hit computes; zero: nothing comes by layers.

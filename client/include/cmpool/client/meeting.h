@@ -49,6 +49,9 @@ private:
     bool stopped_ = false;
 };
 
+/// What is loaded in one go: then the two sides look at each other.
+inline constexpr Nanos kBatchTime = std::chrono::milliseconds(4);
+
 /// What computing takes: a step costs something however few tokens it has.
 struct ComputeCost {
     Nanos step{}, block{};

@@ -24,6 +24,7 @@ struct EngineOptions {
     SchedulerOptions scheduler;
     bool store_prompt = true;   ///< prompts' new full blocks go to the cache
     bool store_output = false;  ///< what was generated does too, when a sequence ends
+    std::size_t threads = 1;    ///< compute a step together, the caller's among them
 };
 
 /// What one prompt took so far.
