@@ -17,6 +17,7 @@ void MatchCall::begin() {
     if (parts.size() == 1) {
         parts.front().digests.assign(chain_.begin(), chain_.end());
     } else {
+        for (std::uint32_t shard = 0; shard < parts.size(); ++shard) parts[shard].shard = shard;
         const std::uint32_t group_blocks = shards().spec().group_blocks;
         for (std::uint32_t at = 0; at < chain_.size(); ++at) {
             const auto shard = shards().of(model::group_key(chain_, at, group_blocks), chain_[at]);
@@ -25,22 +26,73 @@ void MatchCall::begin() {
         }
     }
     begun();
-    for (std::uint32_t shard = 0; shard < parts.size(); ++shard) {
-        if (parts[shard].digests.empty()) continue;
-        Session& session = shards()[shard];
-        if (session.attachment() != nullptr) {
-            match_mapped(shard);
-        } else {
-            ask(shard, shard, wire::Match{session.namespace_id(), parts[shard].digests, lease_ms_});
-        }
+    for (std::size_t part = 0, all = parts.size(); part < all; ++part) {
+        if (!parts[part].digests.empty()) begin_part(part);
     }
     ended();
 }
 
+void MatchCall::begin_part(std::size_t part) {
+    const std::uint32_t shard = state_->parts[part].shard;
+    if (shards().cluster() && shards().undecided(shard))
+        return when_decided(shard, [this, part] { begin_part(part); });
+    if (shards()[shard].attachment() != nullptr) return match_mapped(part);
+    ask(shard, part, wire::Match{shards()[shard].namespace_id(), state_->parts[part].digests, lease_ms_});
+}
+
+// Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
+void MatchCall::go_on() {
+    shards().catch_up();
+    auto& [blocks, leased, trouble, parts, places] = *state_;
+    const std::size_t end = run();
+    if (end == chain_.size()) trouble_.reset();
+    if (!shards().cluster() || end == chain_.size()) return;
+    if (places.empty()) {
+        for (std::uint32_t at = 0; at < chain_.size(); ++at) places.push_back({0, at});
+    }
+    const std::uint32_t ended_part = places[end].part;
+    auto tried = parts[ended_part].tried;
+    tried.push_back(parts[ended_part].shard);
+    if (tried.size() >= kTriesMax) return;
+    const std::uint32_t group_blocks = shards().spec().group_blocks;
+    std::map<std::uint32_t, std::vector<std::uint32_t>> again;
+    for (auto at = static_cast<std::uint32_t>(end); at < chain_.size(); ++at) {
+        if (places[at].part != ended_part) continue;
+        const auto next = shards().next(model::group_key(chain_, at, group_blocks), chain_[at], tried);
+        if (next) again[*next].push_back(at);
+        if (!next && at == end) return;  // what comes behind it is of no use
+    }
+    const std::size_t first = parts.size();
+    for (const auto& [shard, blocks_there] : again) {
+        Match::State::Part part;
+        part.shard = shard;
+        part.tried = tried;
+        for (const std::uint32_t at : blocks_there) {
+            places[at] = {static_cast<std::uint32_t>(parts.size()),
+                          static_cast<std::uint32_t>(part.digests.size())};
+            part.digests.push_back(chain_[at]);
+        }
+        parts.push_back(std::move(part));
+    }
+    for (std::size_t part = first, all = parts.size(); part < all; ++part) begin_part(part);
+}
+
+std::size_t MatchCall::run() const noexcept {
+    const auto& state = *state_;
+    std::size_t blocks = 0;
+    while (blocks < chain_.size()) {
+        const auto place = state.place(blocks);
+        if (place.part >= state.parts.size() || place.at >= state.parts[place.part].blocks) break;
+        ++blocks;
+    }
+    return blocks;
+}
+
 // No message: look, pin, look again, and leave word of what was touched.
-void MatchCall::match_mapped(std::uint32_t shard) {
+void MatchCall::match_mapped(std::size_t number) {
     constexpr std::size_t kAhead = 8;
-    auto& part = state_->parts[shard];
+    auto& part = state_->parts[number];
+    const std::uint32_t shard = part.shard;
     const auto& chain = part.digests;
     if (shards()[shard].attachment() == nullptr) return;  // gone while we asked for segments
     Attachment& memory = *shards()[shard].attachment();
@@ -53,7 +105,7 @@ void MatchCall::match_mapped(std::uint32_t shard) {
         const auto sighting = memory.probe(chain[index]);
         if (!sighting) break;
         if (memory.extent(sighting->at).empty()) {
-            if (refresh_once(shard)) return;  // answer() comes back here
+            if (refresh_once(shard, number)) return;  // answer() comes back here
             break;
         }
         run.push_back(*sighting);
@@ -72,15 +124,15 @@ void MatchCall::match_mapped(std::uint32_t shard) {
     part.attachment = shards()[shard].attachment();
 }
 
-void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
-    auto& part = state_->parts[shard];
+void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
+    auto& part = state_->parts[number];
     if (std::holds_alternative<wire::Attached>(answer)) {
-        match_mapped(static_cast<std::uint32_t>(shard));
+        match_mapped(number);
     } else if (const auto* matched = std::get_if<wire::Matched>(&answer);
                matched != nullptr && matched->blocks <= part.digests.size()) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
-        part.session = shards().weak(static_cast<std::uint32_t>(shard));
+        part.session = shards().weak(part.shard);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -90,18 +142,14 @@ void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
 // The run ends where the first shard's ends; what others have found beyond it nobody can use.
 void MatchCall::over() noexcept {
     auto& state = *state_;
-    while (state.blocks < chain_.size()) {
-        const auto place = state.place(state.blocks);
-        if (place.shard >= state.parts.size() || place.at >= state.parts[place.shard].blocks) break;
-        ++state.blocks;
-    }
+    state.blocks = run();
     std::vector<std::size_t> used(state.parts.size());
-    for (std::size_t block = 0; block < state.blocks; ++block) ++used[state.place(block).shard];
+    for (std::size_t block = 0; block < state.blocks; ++block) ++used[state.place(block).part];
     state.leased = state.blocks > 0;
-    for (std::size_t shard = 0; shard < state.parts.size(); ++shard) {
-        auto& part = state.parts[shard];
-        part.keep(used[shard]);
-        if (used[shard] > 0 && part.lease_id == 0 && part.pins.size() < used[shard]) state.leased = false;
+    for (std::size_t number = 0; number < state.parts.size(); ++number) {
+        auto& part = state.parts[number];
+        part.keep(used[number]);
+        if (used[number] > 0 && part.lease_id == 0 && part.pins.size() < used[number]) state.leased = false;
     }
 }
 
@@ -165,8 +213,8 @@ void Match::release() noexcept {
 
 Result<Bytes> Match::view(std::size_t index) const {
     if (index >= blocks()) return fail(Errc::Invalid, "expected a block below {}, saw {}", blocks(), index);
-    const auto [shard, at] = state_->place(index);
-    const auto& part = state_->parts[shard];
+    const auto [number, at] = state_->place(index);
+    const auto& part = state_->parts[number];
     if (part.run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (part.attachment == nullptr || at >= part.pins.size()) {
         return fail(Errc::LeaseLost, "block {} is not pinned", index);

@@ -75,6 +75,8 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
         looked = at;
         shards->progress();
     }
+    // Half of the time is for those who are asked first.
+    if (shards->cluster()) call->set_patience(at + (call->deadline() - at) / 2);
     if (shards->undecided()) {
         waiting.push_back(call);
     } else {
@@ -87,11 +89,22 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
 void PoolClient::Inside::progress() {
     looked = now();
     shards->progress();
+    for (const auto& call : waiting) {
+        if (call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        shards->overdue(late(shards->uri()));
+    }
     if (!waiting.empty() && !shards->undecided()) {
         for (const auto& call : std::exchange(waiting, {})) {
             call->begin();
             active.push_back(call);
         }
+    }
+    for (const auto& call : active) {
+        call->resume();
+        if (call->done() || call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        if (shards->replicas() > 1) shards->fail_over(*call, late(shards->uri()));
     }
     expire();
     std::erase_if(active, [](const auto& call) { return call->done(); });
@@ -110,15 +123,15 @@ void PoolClient::Inside::expire() {
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
         shards->overdue(late(shards->uri()));
-        call->end((*shards)[0].trouble().value_or(late(shards->uri())));
+        call->end(shards->home_session().trouble().value_or(late(shards->uri())));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
 
 Instant PoolClient::Inside::next_deadline() const {
     Instant next = shards->next_deadline();
-    for (const auto& call : active) next = std::min(next, call->deadline());
-    for (const auto& call : waiting) next = std::min(next, call->deadline());
+    for (const auto& call : active) next = std::min({next, call->deadline(), call->patience()});
+    for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
     return next;
 }
 
@@ -149,7 +162,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {
         shards->progress();
-        if ((*shards)[0].refused()) return fail(*(*shards)[0].trouble());
+        if (shards->home_session().refused()) return fail(*shards->home_session().trouble());
         if (!shards->undecided() || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
         if (client->inside_->now() >= deadline) return shards->overdue(late(uri)), std::move(client);
@@ -158,7 +171,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
 }
 
 Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tokens) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     if (spec().block_tokens == 0)
@@ -167,7 +180,7 @@ Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tok
 }
 
 Result<Digest> PoolClient::key(Bytes own_key) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     return digester->opaque(own_key);

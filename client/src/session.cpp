@@ -19,8 +19,13 @@ bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatc
 
 void Asker::place(std::uint64_t, const wire::Body&, std::vector<MutableBytes>&) {}
 
-Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard)
-    : environment_(std::move(environment)), uri_(std::move(uri)), spec_(std::move(spec)), shard_(shard) {
+Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard,
+                 std::shared_ptr<ViewBook> book)
+    : environment_(std::move(environment)),
+      uri_(std::move(uri)),
+      spec_(std::move(spec)),
+      shard_(shard),
+      book_(std::move(book)) {
     if (!uri_.tenant.empty()) spec_.tenant = uri_.tenant;
 }
 
@@ -121,7 +126,8 @@ void Session::settle_failure() {
 }
 std::uint64_t Session::send_own(transport::Lane& lane, wire::Body body) {
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     const transport::Op op{.kind = transport::OpKind::Send, .signal = false, .head = head};
     // A lane that is broken says so at the next receive(); one that is full is no lane for us.
     const auto posted = lane.post({&op, 1});
@@ -237,6 +243,7 @@ void Session::opened(const wire::NamespaceOpened& opened) {
     digester_.emplace(opened.secret.bytes);
     namespace_id_ = opened.namespace_id;
     lease_bytes_max_ = opened.lease_bytes_max;
+    replicas_ = opened.replicas;
     can_pull_ = lane_->caps().pull;
     const auto& caps = lane_->caps();
     if (!caps.exposes_pool || caps.map != transport::MapKind::Coherent) return become_ready();
@@ -354,7 +361,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
     if (unsent_.size() >= kUnsentMax)
         return fail(Errc::Again, "{} requests wait for {}", unsent_.size(), uri_.address);
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     requests_.emplace(id, Request{&asker, part});
     if (!unsent_.empty() || !post(id, head, payload)) {
         unsent_.push_back({id, {head.begin(), head.end()}, {payload.begin(), payload.end()}});
@@ -365,7 +373,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
 void Session::tell(wire::Body body) {
     if (state_ != State::Ready || unsent_.size() >= kUnsentMax) return;
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
 }
 
@@ -414,6 +423,17 @@ bool Session::forget(Asker& asker) {
     return known;
 }
 
+std::vector<std::uint64_t> Session::parts_of(const Asker& asker) const {
+    std::vector<std::uint64_t> parts;
+    for (const auto& waiting : refreshing_) {
+        if (waiting.asker == &asker) parts.push_back(waiting.part);
+    }
+    for (const auto& [id, request] : requests_) {
+        if (request.asker == &asker) parts.push_back(request.part);
+    }
+    return parts;
+}
+
 void Session::overdue(const Error& why) {
     trouble_ = why;
     if (!breaker_.open()) breaker_.trip(environment_.clock->now());
@@ -448,6 +468,7 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
         probing_ = false;
         trouble_.reset();
     }
+    if (const auto* members = std::get_if<wire::Members>(&message->body)) return book_->offer(members->view);
     if (message->request_id == handshake_id_) return handshake(lane, message->body);
     const auto request = requests_.find(message->request_id);
     if (request == requests_.end()) return;  // somebody stopped waiting for it

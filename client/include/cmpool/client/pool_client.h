@@ -61,6 +61,7 @@ struct BlockResult {
     std::uint32_t bytes = 0;
     /// False: the pool may still use the buffer, until settled() of the call says otherwise.
     bool settled = true;
+    std::uint32_t copies = 0;  ///< put: members that hold it now, of as many as the namespace asks for
 };
 
 /// What became of a batch. On anything but Hit a get's buffers hold nothing meaningful.
@@ -131,7 +132,10 @@ struct Status {
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
-    std::optional<Error> trouble;  ///< why it is not ready
+    std::uint64_t epoch = 0;          ///< of the newest view that a server has told
+    std::uint32_t members = 0;        ///< that own blocks, by that view
+    std::uint32_t members_ready = 0;  ///< of them, whom we are connected to
+    std::optional<Error> trouble;     ///< why it is not ready
 };
 
 struct Environment;
