@@ -78,7 +78,7 @@ void GetCall::go_on() {
         for (const auto& [shard, items] : std::exchange(again_, {})) begin_shard(shard, items);
     }
     // What another has made good is no trouble.
-    if (report_.count(Outcome::Hit) == items_.size()) trouble_.reset();
+    if (trouble_ && report_.count(Outcome::Hit) == items_.size()) trouble_.reset();
 }
 
 void GetCall::lost(std::uint64_t part, const Error& why) {

@@ -291,10 +291,11 @@ void Shards::overdue(const Error& why) {
 
 Status Shards::status() const {
     Status status = home_session().status();
-    status.shards = nodes_[home_].count;
     status.epoch = epoch();
-    for (const std::uint32_t shard : home()) {
+    for (std::uint32_t shard = 0; shard < count(); ++shard) {
+        if (!in_use(shard)) continue;
         const Session& session = *sessions_[shard];
+        ++status.shards;
         if (session.attachment() != nullptr) ++status.shards_mapped;
         if (session.ready() && !session.hopeless()) continue;
         status.ready = false;

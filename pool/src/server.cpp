@@ -164,13 +164,17 @@ void ServerImpl::set_view(std::shared_ptr<const model::View> view) {
 }
 
 void ServerImpl::learn(Peer& peer, std::uint64_t epoch) {
-    peer.epoch = std::max(peer.epoch, epoch);
     epoch_heard_of_ = std::max(epoch_heard_of_, epoch);
-    if (peer.epoch < view_->epoch) tell(peer);
+    if (epoch >= view_->epoch) {
+        peer.epoch = epoch;
+    } else if (peer.epoch < view_->epoch || clock_.now() - peer.told_at >= kTellAgain) {
+        tell(peer);
+    }
 }
 
 void ServerImpl::tell(Peer& peer) {
     peer.epoch = view_->epoch;
+    peer.told_at = clock_.now();
     send(peer, 0, wire::Members{*view_});
 }
 

@@ -31,6 +31,8 @@ inline constexpr int kReceivesPerServe = 4;
 inline constexpr std::size_t kAsksPerPeerMax = 64;
 /// Clients that are told of a new view at each tick, though they have not asked anything.
 inline constexpr std::size_t kToldPerTick = 64;
+/// Who still does not know after so long is told again: what was said may have been lost.
+inline constexpr std::chrono::milliseconds kTellAgain{20};
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
 
@@ -106,6 +108,7 @@ struct Peer final : transport::Receiver {
     std::size_t opening = 0;
     std::size_t asking = 0;
     std::uint64_t epoch = 0;  ///< the last that it knows, or was told of
+    Instant told_at{};
     std::shared_ptr<ProcessWatch::Handle> process;
     std::map<DomainStore*, PinBoard::PageId> pages;
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
