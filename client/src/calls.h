@@ -230,20 +230,26 @@ private:
     std::shared_ptr<Match::State> state_;
 };
 
-/// Stats or List: an answer for people.
+/// Stats, List or a question to meta: an answer for people.
 class InfoCall final : public Call {
 public:
-    InfoCall(std::shared_ptr<Shards> shards, Instant deadline, wire::Body question)
-        : Call(std::move(shards), deadline), question_(std::move(question)) {}
+    /// Without a member it is the one that speaks for all.
+    InfoCall(std::shared_ptr<Shards> shards, Instant deadline, wire::Body question,
+             std::optional<std::uint64_t> member = std::nullopt)
+        : Call(std::move(shards), deadline), question_(std::move(question)), member_(member) {}
     void begin() override;
     void answer(std::uint64_t shard, const wire::Body& answer) override;
     [[nodiscard]] Result<std::vector<Statistic>> take_stats();
     [[nodiscard]] Result<Listing> take_listing();
+    /// Errors besides: what meta has refused.
+    [[nodiscard]] Result<wire::Body> take_answer();
 
 private:
     void add(const wire::Stat& stat);
 
     wire::Body question_;
+    std::optional<std::uint64_t> member_;
+    std::optional<wire::Body> answer_;
     std::vector<Statistic> stats_;
     Listing listing_;
 };

@@ -29,7 +29,12 @@ void InfoCall::begin() {
             note({Errc::Invalid, fmt::format("expected a cursor of this pool, saw {}", list->cursor)});
         }
     } else {
-        for (const std::uint32_t shard : shards().home()) ask(shard, shard, question_);
+        const auto asked = member_ ? shards().of_member(*member_) : shards().home();
+        if (asked.empty()) note({Errc::PeerDown, "there is no connection to it"});
+        const bool all = std::holds_alternative<wire::StatsRequest>(question_);
+        for (const std::uint32_t shard :
+             asked.first(all ? asked.size() : std::min<std::size_t>(asked.size(), 1)))
+            ask(shard, shard, question_);
     }
     ended();
 }
@@ -51,10 +56,18 @@ void InfoCall::answer(std::uint64_t shard, const wire::Body& answer) {
                 ++next;
             if (next < shards().count()) listing_.next_cursor = std::uint64_t{next} << kCursorBits;
         }
+    } else if (std::holds_alternative<wire::Namespaces>(answer) ||
+               std::holds_alternative<wire::Members>(answer)) {
+        answer_ = answer;
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
     ended();
+}
+
+Result<wire::Body> InfoCall::take_answer() {
+    if (trouble_) return fail(*trouble_);
+    return std::move(*answer_);
 }
 
 void InfoCall::add(const wire::Stat& stat) {

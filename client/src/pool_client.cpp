@@ -312,6 +312,96 @@ Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, cons
     return call->take_listing();
 }
 
+namespace {
+
+NamespaceInfo info_of(wire::NamespaceInfo&& info) {
+    return {info.namespace_id, std::move(info.model), std::move(info.revision), std::move(info.described),
+            info.replicas};
+}
+
+}  // namespace
+
+model::View PoolClient::view() const { return inside_->shards->view(); }
+
+std::vector<MemberStatistics> PoolClient::member_stats(const CallOptions& options) {
+    std::vector<MemberStatistics> all;
+    for (const auto& member : inside_->shards->view().members) all.push_back({member, {}, std::nullopt});
+    for (auto& each : all) {
+        const Instant at = inside_->now();
+        auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
+                                               wire::StatsRequest{}, each.member.node_id);
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto stats = call->take_stats();
+        stats ? void(each.statistics = std::move(*stats)) : void(each.trouble = stats.error());
+    }
+    return all;
+}
+
+Result<std::vector<NamespaceInfo>> PoolClient::namespaces(const CallOptions& options) {
+    std::vector<NamespaceInfo> all;
+    // A page that is not full is the last; meta keeps kNamespacesMax, so this ends.
+    for (std::size_t page = wire::kNamespacesListed; page == wire::kNamespacesListed;) {
+        const Instant at = inside_->now();
+        wire::ListNamespaces question{.tenant = spec().tenant,
+                                      .tenant_key = inside_->shards->uri().tenant_key};
+        if (!all.empty()) {
+            question.after_model = all.back().model;
+            question.after_revision = all.back().revision;
+        }
+        auto call =
+            std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto answer = call->take_answer();
+        if (!answer) return fail(answer.error());
+        auto* found = std::get_if<wire::Namespaces>(&*answer);
+        if (found == nullptr) return fail(Errc::Corrupt, "the pool answered something else");
+        page = found->namespaces.size();
+        for (auto& info : found->namespaces) all.push_back(info_of(std::move(info)));
+    }
+    return all;
+}
+
+Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::string_view revision,
+                                                   const NamespaceChange& change,
+                                                   const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeNamespace question{.tenant = spec().tenant,
+                                   .tenant_key = inside_->shards->uri().tenant_key,
+                                   .model = std::string(model),
+                                   .revision = std::string(revision),
+                                   .replicas = change.replicas,
+                                   .remove = change.remove};
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    auto answer = call->take_answer();
+    if (!answer) return fail(answer.error());
+    auto* found = std::get_if<wire::Namespaces>(&*answer);
+    if (found == nullptr || found->namespaces.size() != 1)
+        return fail(Errc::Corrupt, "the pool answered something else");
+    return info_of(std::move(found->namespaces.front()));
+}
+
+Result<void> PoolClient::change_member(std::string_view who, const MemberChange& change,
+                                       std::string_view cluster_key, const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeMember question{.member = std::string(who),
+                                .cluster_key = std::string(cluster_key),
+                                .weight = change.weight,
+                                .forget = change.forget};
+    if (change.draining)
+        question.state = *change.draining ? model::MemberState::Draining : model::MemberState::Serving;
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    if (const auto answer = call->take_answer(); !answer) return fail(answer.error());
+    return {};
+}
+
 void PoolClient::progress() { inside_->progress(); }
 
 Instant PoolClient::next_deadline() const noexcept { return inside_->next_deadline(); }

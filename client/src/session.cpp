@@ -468,7 +468,11 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
         probing_ = false;
         trouble_.reset();
     }
-    if (const auto* members = std::get_if<wire::Members>(&message->body)) return book_->offer(members->view);
+    if (const auto* members = std::get_if<wire::Members>(&message->body)) {
+        book_->offer(members->view);
+        // Mostly nobody has asked for it.
+        if (!requests_.contains(message->request_id)) return;
+    }
     if (message->request_id == handshake_id_) return handshake(lane, message->body);
     const auto request = requests_.find(message->request_id);
     if (request == requests_.end()) return;  // somebody stopped waiting for it
