@@ -48,6 +48,8 @@ public:
     /// When others are asked for what has not been answered.
     [[nodiscard]] Instant patience() const noexcept { return patience_; }
     void set_patience(Instant until) noexcept { patience_ = until; }
+    /// Whether another owner can answer in the place of one that is silent.
+    [[nodiscard]] virtual bool asks_others() const noexcept { return false; }
 
 protected:
     [[nodiscard]] Shards& shards() const noexcept { return *shards_; }
@@ -122,6 +124,7 @@ public:
     void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     void lost(std::uint64_t part, const Error& why) override;
+    [[nodiscard]] bool asks_others() const noexcept override { return true; }
 
 private:
     struct Chunk {
@@ -216,6 +219,7 @@ public:
               std::uint32_t lease_ms);
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
+    [[nodiscard]] bool asks_others() const noexcept override { return true; }
     [[nodiscard]] Match take();
 
 private:

@@ -104,7 +104,7 @@ void PoolClient::Inside::progress() {
         call->resume();
         if (call->done() || call->patience() > looked) continue;
         call->set_patience(Instant::never());
-        if (shards->replicas() > 1) shards->fail_over(*call, late(shards->uri()));
+        if (shards->replicas() > 1 && call->asks_others()) shards->fail_over(*call, late(shards->uri()));
     }
     expire();
     std::erase_if(active, [](const auto& call) { return call->done(); });

@@ -148,6 +148,7 @@ void Session::down(const Failure& failure) {
     local_.reset();
     failure_.reset();
     local_failure_.reset();
+    early_view_.reset();
     state_ = State::Down;
     refused_ = failure.refused;
     trouble_ = failure.why;
@@ -197,6 +198,7 @@ void Session::welcomed(transport::Lane& lane, const wire::Welcome& welcome) {
     }
     if (state_ == State::Greeting) {
         server_ = welcome;
+        if (early_view_) book_->offer(*std::exchange(early_view_, std::nullopt));
         return try_local(welcome);
     }
     if (state_ != State::GreetingLocal || &lane != local_.get()) return;
@@ -469,6 +471,7 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
         trouble_.reset();
     }
     if (const auto* members = std::get_if<wire::Members>(&message->body)) {
+        if (state_ == State::Greeting) return void(early_view_ = members->view);
         book_->offer(members->view);
         // Mostly nobody has asked for it.
         if (!requests_.contains(message->request_id)) return;

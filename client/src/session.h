@@ -182,6 +182,7 @@ private:
     std::uint64_t landing_ = 0;  ///< request whose payload is arriving
 
     wire::Welcome server_;
+    std::optional<model::View> early_view_;  ///< told before we knew who tells it
     std::string plane_;
     std::optional<model::Digester> digester_;
     std::uint32_t namespace_id_ = 0;
