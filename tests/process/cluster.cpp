@@ -27,8 +27,7 @@ constexpr const char* kBlockBytes = "2KiB";
 struct Cluster {
     explicit Cluster(std::size_t count, std::vector<std::string> options = {}) : more(std::move(options)) {
         while (nodes.size() < count) add();
-        for (const auto& node : nodes)
-            REQUIRE(testing::comes_true([&] { return knows(*watchers.at(node.get()), count); }));
+        REQUIRE(testing::comes_true([&] { return all_know(count); }));
     }
     void add() {
         std::vector<std::string> options{"--capacity", "64M",
@@ -54,13 +53,19 @@ struct Cluster {
         }
         return all;
     }
-    /// Until everybody but `dead` knows of its end.
-    [[nodiscard]] std::chrono::milliseconds forgotten(const Daemon& dead) {
-        const auto begun = SteadyClock::now();
-        for (const auto& node : nodes) {
-            if (node.get() == &dead) continue;
-            CHECK(testing::comes_true([&] { return knows(*watchers.at(node.get()), nodes.size() - 1); }));
+    /// Whether so many nodes answer, and each says that so many serve.
+    [[nodiscard]] bool all_know(std::size_t serving) {
+        std::size_t agree = 0;
+        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
+            for (const auto& [name, value] : member.statistics)
+                agree += name == "members" && value == serving ? 1 : 0;
         }
+        return agree == serving;
+    }
+    /// How long it takes until all others know that one of them is gone.
+    [[nodiscard]] std::chrono::milliseconds until_forgotten() {
+        const auto begun = SteadyClock::now();
+        CHECK(testing::comes_true([&] { return all_know(nodes.size() - 1); }));
         return std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun);
     }
 
@@ -125,7 +130,7 @@ Loss replay_and_kill(Cluster& cluster, const std::filesystem::path& trace, const
     const auto target = before + 1000;
     REQUIRE(testing::comes_true([&] { return cluster.sum("match_calls") >= target; }, 60s));
     victim.kill();
-    Loss loss{.of_everything = 0, .agreed = cluster.forgotten(victim), .seen = replay.json()};
+    Loss loss{.of_everything = 0, .agreed = cluster.until_forgotten(), .seen = replay.json()};
     REQUIRE(loss.seen.is_object());
     const auto ideal = static_cast<double>(reusable_tokens(trace, false));
     const auto nothing = static_cast<double>(reusable_tokens(trace, true));
