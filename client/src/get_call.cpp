@@ -49,11 +49,47 @@ void GetCall::begin() {
 
 void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     if (wanted.empty()) return;
+    if (shards().cluster() && shards().undecided(shard)) {
+        return when_decided(shard, [this, shard, items = std::vector(wanted.begin(), wanted.end())] {
+            begin_shard(shard, items);
+        });
+    }
     if (shards()[shard].attachment() != nullptr) {
         get_mapped(shard, wanted);
     } else {
         get_by_message(shard, wanted);
     }
+}
+
+// Another member may hold it: a replica, or the owner by a view that the answer has brought.
+void GetCall::missed(std::uint32_t index, std::uint32_t shard) {
+    shards().catch_up();
+    if (!shards().cluster()) return;
+    tried_.resize(items_.size());
+    auto& tried = tried_[index];
+    tried.push_back(shard);
+    if (tried.size() >= kTriesMax) return;
+    if (const auto next = shards().next(items_[index].group, items_[index].key, tried))
+        again_[*next].push_back(index);
+}
+
+void GetCall::go_on() {
+    while (!again_.empty()) {
+        for (const auto& [shard, items] : std::exchange(again_, {})) begin_shard(shard, items);
+    }
+    // What another has made good is no trouble.
+    if (trouble_ && report_.count(Outcome::Hit) == items_.size()) trouble_.reset();
+}
+
+void GetCall::lost(std::uint64_t part, const Error& why) {
+    note(why);
+    const auto shard = static_cast<std::uint32_t>(part & ~kRefresh);
+    if ((part & kRefresh) != 0) {
+        for (const std::uint32_t index : std::exchange(unmapped_[shard], {})) missed(index, shard);
+    } else {
+        for (const std::uint32_t index : chunks_[part].items) missed(index, chunks_[part].shard);
+    }
+    ended();
 }
 
 void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound) {
@@ -65,7 +101,10 @@ void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t che
 
 void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     const auto& attachment = shards()[shard].attachment();
-    if (attachment == nullptr) return;  // gone while we asked for segments: misses
+    if (attachment == nullptr) {  // gone while we asked for segments
+        for (const std::uint32_t index : wanted) missed(index, shard);
+        return;
+    }
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
     thread_local std::vector<Sighting> seen;  // without a slot: not
@@ -103,9 +142,15 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     }
     get_lent(memory, unseen);
     memory.touch(std::span(seen).first(hits));
-    const bool again = !unmapped.empty() && refresh_once(shard);
+    const bool again = !unmapped.empty() && refresh_once(shard, kRefresh | shard);
     memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
-    if (!again) return;
+    for (const std::uint32_t index : unseen) {
+        if (report_.blocks[index].outcome == Outcome::Miss) missed(index, shard);
+    }
+    if (!again) {
+        for (const std::uint32_t index : unmapped) missed(index, shard);
+        return;
+    }
     unmapped_.resize(shards().count());
     unmapped_[shard] = std::move(unmapped);  // answer() comes back for them
 }
@@ -160,7 +205,9 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
             whole = whole && ranges.back().whole();
         }
         if (whole) ranges.clear();
-        ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges});
+        if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges}))
+            continue;
+        for (const std::uint32_t index : chunks_[part].items) missed(index, shard);
     }
 }
 
@@ -183,7 +230,8 @@ void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<Mu
 
 void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
     if (std::holds_alternative<wire::Attached>(answer)) {
-        get_mapped(static_cast<std::uint32_t>(part), std::exchange(unmapped_[part], {}));
+        const auto shard = static_cast<std::uint32_t>(part & ~kRefresh);
+        get_mapped(shard, std::exchange(unmapped_[shard], {}));
         return ended();
     }
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
@@ -204,6 +252,7 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         if (outcome == wire::Outcome::TooSmall) report_.blocks[index] = {Outcome::TooSmall, length};
         if (outcome == wire::Outcome::Outside) report_.blocks[index] = {Outcome::Outside, length};
         if (outcome == wire::Outcome::Later) later.push_back(index);
+        if (outcome == wire::Outcome::Miss) missed(index, shard);
     }
     // A whole answer of Later cannot be asked again for ever: it had room for one block at least.
     if (!later.empty() && later.size() < chunk.size()) get_by_message(std::uint32_t{shard}, later);

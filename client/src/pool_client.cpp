@@ -66,6 +66,8 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
         looked = at;
         shards->progress();
     }
+    // Half of the time is for those who are asked first.
+    if (shards->cluster()) call->set_patience(at + (call->deadline() - at) / 2);
     if (shards->undecided()) {
         waiting.push_back(call);
     } else {
@@ -78,11 +80,22 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
 void PoolClient::Inside::progress() {
     looked = now();
     shards->progress();
+    for (const auto& call : waiting) {
+        if (call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        shards->overdue(late(shards->uri()));
+    }
     if (!waiting.empty() && !shards->undecided()) {
         for (const auto& call : std::exchange(waiting, {})) {
             call->begin();
             active.push_back(call);
         }
+    }
+    for (const auto& call : active) {
+        call->resume();
+        if (call->done() || call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        if (shards->replicas() > 1 && call->asks_others()) shards->fail_over(*call, late(shards->uri()));
     }
     expire();
     std::erase_if(active, [](const auto& call) { return call->done(); });
@@ -101,15 +114,15 @@ void PoolClient::Inside::expire() {
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
         shards->overdue(late(shards->uri()));
-        call->end((*shards)[0].trouble().value_or(late(shards->uri())));
+        call->end(shards->home_session().trouble().value_or(late(shards->uri())));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
 
 Instant PoolClient::Inside::next_deadline() const {
     Instant next = shards->next_deadline();
-    for (const auto& call : active) next = std::min(next, call->deadline());
-    for (const auto& call : waiting) next = std::min(next, call->deadline());
+    for (const auto& call : active) next = std::min({next, call->deadline(), call->patience()});
+    for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
     return next;
 }
 
@@ -140,7 +153,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {
         shards->progress();
-        if ((*shards)[0].refused()) return fail(*(*shards)[0].trouble());
+        if (shards->home_session().refused()) return fail(*shards->home_session().trouble());
         if (!shards->undecided() || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
         if (client->inside_->now() >= deadline) return shards->overdue(late(uri)), std::move(client);
@@ -149,7 +162,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
 }
 
 Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tokens) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     if (spec().block_tokens == 0)
@@ -158,7 +171,7 @@ Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tok
 }
 
 Result<Digest> PoolClient::key(Bytes own_key) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     return digester->opaque(own_key);
@@ -287,6 +300,96 @@ Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, cons
     inside_->launch(call, at);
     wait_for(call->done());
     return call->take_listing();
+}
+
+namespace {
+
+NamespaceInfo info_of(wire::NamespaceInfo&& info) {
+    return {info.namespace_id, std::move(info.model), std::move(info.revision), std::move(info.described),
+            info.replicas};
+}
+
+}  // namespace
+
+model::View PoolClient::view() const { return inside_->shards->view(); }
+
+std::vector<MemberStatistics> PoolClient::member_stats(const CallOptions& options) {
+    std::vector<MemberStatistics> all;
+    for (const auto& member : inside_->shards->view().members) all.push_back({member, {}, std::nullopt});
+    for (auto& each : all) {
+        const Instant at = inside_->now();
+        auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
+                                               wire::StatsRequest{}, each.member.node_id);
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto stats = call->take_stats();
+        stats ? void(each.statistics = std::move(*stats)) : void(each.trouble = stats.error());
+    }
+    return all;
+}
+
+Result<std::vector<NamespaceInfo>> PoolClient::namespaces(const CallOptions& options) {
+    std::vector<NamespaceInfo> all;
+    // A page that is not full is the last; meta keeps kNamespacesMax, so this ends.
+    for (std::size_t page = wire::kNamespacesListed; page == wire::kNamespacesListed;) {
+        const Instant at = inside_->now();
+        wire::ListNamespaces question{.tenant = spec().tenant,
+                                      .tenant_key = inside_->shards->uri().tenant_key};
+        if (!all.empty()) {
+            question.after_model = all.back().model;
+            question.after_revision = all.back().revision;
+        }
+        auto call =
+            std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto answer = call->take_answer();
+        if (!answer) return fail(answer.error());
+        auto* found = std::get_if<wire::Namespaces>(&*answer);
+        if (found == nullptr) return fail(Errc::Corrupt, "the pool answered something else");
+        page = found->namespaces.size();
+        for (auto& info : found->namespaces) all.push_back(info_of(std::move(info)));
+    }
+    return all;
+}
+
+Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::string_view revision,
+                                                   const NamespaceChange& change,
+                                                   const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeNamespace question{.tenant = spec().tenant,
+                                   .tenant_key = inside_->shards->uri().tenant_key,
+                                   .model = std::string(model),
+                                   .revision = std::string(revision),
+                                   .replicas = change.replicas,
+                                   .remove = change.remove};
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    auto answer = call->take_answer();
+    if (!answer) return fail(answer.error());
+    auto* found = std::get_if<wire::Namespaces>(&*answer);
+    if (found == nullptr || found->namespaces.size() != 1)
+        return fail(Errc::Corrupt, "the pool answered something else");
+    return info_of(std::move(found->namespaces.front()));
+}
+
+Result<void> PoolClient::change_member(std::string_view who, const MemberChange& change,
+                                       std::string_view cluster_key, const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeMember question{.member = std::string(who),
+                                .cluster_key = std::string(cluster_key),
+                                .weight = change.weight,
+                                .forget = change.forget};
+    if (change.draining)
+        question.state = *change.draining ? model::MemberState::Draining : model::MemberState::Serving;
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    if (const auto answer = call->take_answer(); !answer) return fail(answer.error());
+    return {};
 }
 
 void PoolClient::progress() { inside_->progress(); }

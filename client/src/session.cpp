@@ -18,8 +18,13 @@ bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatc
 
 void Asker::place(std::uint64_t, const wire::Body&, std::vector<MutableBytes>&) {}
 
-Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard)
-    : environment_(std::move(environment)), uri_(std::move(uri)), spec_(std::move(spec)), shard_(shard) {
+Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard,
+                 std::shared_ptr<ViewBook> book)
+    : environment_(std::move(environment)),
+      uri_(std::move(uri)),
+      spec_(std::move(spec)),
+      shard_(shard),
+      book_(std::move(book)) {
     if (!uri_.tenant.empty()) spec_.tenant = uri_.tenant;
 }
 
@@ -119,7 +124,8 @@ void Session::settle_failure() {
 }
 std::uint64_t Session::send_own(transport::Lane& lane, wire::Body body) {
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     const transport::Op op{.kind = transport::OpKind::Send, .signal = false, .head = head};
     // A lane that is broken says so at the next receive(); one that is full is no lane for us.
     const auto posted = lane.post({&op, 1});
@@ -141,6 +147,7 @@ void Session::down(const Failure& failure) {
     failure_.reset();
     local_failure_.reset();
     arriving_.reset();
+    early_view_.reset();
     state_ = State::Down;
     refused_ = failure.refused;
     trouble_ = failure.why;
@@ -190,6 +197,7 @@ void Session::welcomed(transport::Lane& lane, const wire::Welcome& welcome) {
     }
     if (state_ == State::Greeting) {
         server_ = welcome;
+        if (early_view_) book_->offer(*std::exchange(early_view_, std::nullopt));
         return try_local(welcome);
     }
     if (state_ != State::GreetingLocal || &lane != local_.get()) return;
@@ -236,6 +244,7 @@ void Session::opened(const wire::NamespaceOpened& opened) {
     digester_.emplace(opened.secret.bytes);
     namespace_id_ = opened.namespace_id;
     lease_bytes_max_ = opened.lease_bytes_max;
+    replicas_ = opened.replicas;
     can_pull_ = lane_->caps().pull;
     const auto& caps = lane_->caps();
     if (!caps.exposes_pool || caps.map != transport::MapKind::Coherent) return become_ready();
@@ -353,7 +362,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
     if (unsent_.size() >= kUnsentMax)
         return fail(Errc::Again, "{} requests wait for {}", unsent_.size(), uri_.address);
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     requests_.emplace(id, Request{&asker, part});
     if (!unsent_.empty() || !post(id, head, payload)) {
         unsent_.push_back({id, {head.begin(), head.end()}, {payload.begin(), payload.end()}});
@@ -364,7 +374,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
 void Session::tell(wire::Body body) {
     if (state_ != State::Ready || unsent_.size() >= kUnsentMax) return;
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
 }
 
@@ -413,6 +424,17 @@ bool Session::forget(Asker& asker) {
     return known;
 }
 
+std::vector<std::uint64_t> Session::parts_of(const Asker& asker) const {
+    std::vector<std::uint64_t> parts;
+    for (const auto& waiting : refreshing_) {
+        if (waiting.asker == &asker) parts.push_back(waiting.part);
+    }
+    for (const auto& [id, request] : requests_) {
+        if (request.asker == &asker) parts.push_back(request.part);
+    }
+    return parts;
+}
+
 void Session::overdue(const Error& why) {
     trouble_ = why;
     if (!breaker_.open()) breaker_.trip(environment_.clock->now());
@@ -451,6 +473,12 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_b
         breaker_.close();
         probing_ = false;
         trouble_.reset();
+    }
+    if (const auto* members = std::get_if<wire::Members>(&message->body)) {
+        if (state_ == State::Greeting) return void(early_view_ = members->view);
+        book_->offer(members->view);
+        // Mostly nobody has asked for it.
+        if (!requests_.contains(message->request_id)) return;
     }
     if (message->request_id == handshake_id_) return handshake(lane, message->body);
     const auto request = requests_.find(message->request_id);

@@ -2,6 +2,7 @@
 
 #include "attachment.h"
 #include "breaker.h"
+#include "view_book.h"
 
 #include <array>
 #include <cstdint>
@@ -46,7 +47,8 @@ public:
 ///   Threads  one
 class Session final : public transport::Receiver {
 public:
-    Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard);
+    Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard,
+            std::shared_ptr<ViewBook> book);
     ~Session() override;
 
     /// Moves everything; to be called when a lane has something, and at next_deadline().
@@ -55,6 +57,11 @@ public:
     void add_lanes(std::vector<transport::Lane*>& lanes) const;
     /// Shards of the server that was last heard of.
     [[nodiscard]] std::uint32_t shards() const noexcept { return server_.shards; }
+
+    /// Of the server that was last heard of; 0: none was.
+    [[nodiscard]] std::uint64_t node_id() const noexcept { return server_.node_id; }
+    /// Copies that a put of the namespace makes; 0 until it has been opened.
+    [[nodiscard]] std::uint32_t replicas() const noexcept { return replicas_; }
 
     [[nodiscard]] bool ready() const noexcept { return state_ == State::Ready; }
     /// Nobody should wait for this pool now.
@@ -73,6 +80,8 @@ public:
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
     /// that still sends from one of them is given up for it. Returns whether there were any.
     bool forget(Asker& asker);
+    /// The parts of an asker that wait for an answer.
+    [[nodiscard]] std::vector<std::uint64_t> parts_of(const Asker& asker) const;
     /// Ends the connection for good.
     void close();
 
@@ -151,6 +160,7 @@ private:
     PoolUri uri_;
     NamespaceSpec spec_;
     std::uint32_t shard_;
+    std::shared_ptr<ViewBook> book_;
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
     Breaker breaker_;
@@ -176,10 +186,12 @@ private:
     std::optional<Result<wire::Message>> arriving_;  ///< that payload's message
 
     wire::Welcome server_;
+    std::optional<model::View> early_view_;  ///< told before we knew who tells it
     std::string plane_;
     std::optional<model::Digester> digester_;
     std::uint32_t namespace_id_ = 0;
     std::uint64_t lease_bytes_max_ = 0;
+    std::uint32_t replicas_ = 0;
     bool can_pull_ = false;
 
     std::shared_ptr<Attachment> attachment_;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <cmpool/pool/server.h>
@@ -26,6 +27,12 @@ inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
 inline constexpr std::size_t kNamespacesPerPeerMax = 64;
 /// Work of one serve(): receive() calls before others have their turn.
 inline constexpr int kReceivesPerServe = 4;
+/// Questions of one client that are on their way to meta.
+inline constexpr std::size_t kAsksPerPeerMax = 64;
+/// Clients that are told of a new view at each tick, though they have not asked anything.
+inline constexpr std::size_t kToldPerTick = 64;
+/// Who still does not know after so long is told again: what was said may have been lost.
+inline constexpr std::chrono::milliseconds kTellAgain{20};
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
 
@@ -105,6 +112,9 @@ struct Peer final : transport::Receiver {
     std::optional<Guest> leaving;  ///< for another shard, without its lane yet
     std::vector<OpenedNamespace> namespaces;
     std::size_t opening = 0;
+    std::size_t asking = 0;
+    std::uint64_t epoch = 0;  ///< the last that it knows, or was told of
+    Instant told_at{};
     std::shared_ptr<ProcessWatch::Handle> process;
     std::map<DomainStore*, PinBoard::PageId> pages;
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
@@ -135,6 +145,7 @@ public:
     void drop(PeerId peer) override;
     Guest give_away(PeerId peer) override;
     Result<PeerId> welcome(Guest guest) override;
+    void set_view(std::shared_ptr<const model::View> view) override;
     void tick() override;
     std::vector<wire::Stat> stats() const override;
     std::string check_invariants() const override;
@@ -172,10 +183,24 @@ private:
     void handle(Peer& peer, std::uint64_t id, const wire::Put& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::StatsRequest& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::List& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::ViewRequest& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Join& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Renew& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Leave& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Resolve& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ListNamespaces& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ChangeNamespace& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ChangeMember& ask) { ask_meta(peer, id, ask); }
     template <class Other>
     void handle(Peer& peer, std::uint64_t id, const Other&);
 
     [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id);
+    void ask_meta(Peer& peer, std::uint64_t id, wire::Body question);
+    void meta_answered(PeerId peer_id, std::uint64_t id, std::pair<std::uint64_t, std::uint64_t> joining,
+                       Result<wire::Body> answer);
+    void learn(Peer& peer, std::uint64_t epoch);
+    void tell(Peer& peer);
+    void tell_some();
     void open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record);
     [[nodiscard]] Result<wire::Grant> control_page(Peer& peer, DomainStore& store);
 
@@ -217,6 +242,11 @@ private:
     std::array<transport::Completion, 64> done_;  ///< scratch of poll()
     Got got_;
     std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
+    std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
+    bool all_told_ = true;
+    std::uint64_t epoch_heard_of_ = 0;  ///< from clients
+    /// On which lane a member has joined, by node; with its incarnation.
+    std::unordered_map<std::uint64_t, std::pair<PeerId, std::uint64_t>> joined_;
     Counts counts_;
     /// Answers of the directory that come after our end find it gone.
     std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);

@@ -471,7 +471,7 @@ struct Listening final : transport::Receiver {
 TEST_CASE("another protocol version is refused, and both sides are named") {
     Stage stage;
     const auto fabric = stage.world.open("stranger", transport::SimProfile::Messages);
-    const auto lane = fabric->connect(kPoolAddress);
+    const auto lane = fabric->connect(stage.server.address());
     REQUIRE(lane);
     wire::Encoder encoder;
     const Bytes head = encoder.encode({.request_id = 1, .epoch = 1, .body = wire::Hello{99, "stranger"}});

@@ -15,6 +15,7 @@
 #include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
+#include <cmpool/model/view.h>
 
 namespace cmpool::client {
 
@@ -70,6 +71,7 @@ struct BlockResult {
     std::uint32_t bytes = 0;
     /// False: the pool may still use the buffer, until settled() of the call says otherwise.
     bool settled = true;
+    std::uint32_t copies = 0;  ///< put: members that hold it now, of as many as the namespace asks for
 };
 
 /// What became of a batch. On anything but Hit a get's buffers hold nothing meaningful.
@@ -126,6 +128,31 @@ struct Listing {
     std::uint64_t next_cursor = 0;  ///< 0: that was all
 };
 
+/// What one member says of itself.
+struct MemberStatistics {
+    model::Member member;
+    std::vector<Statistic> statistics;
+    std::optional<Error> trouble;  ///< why there are none
+};
+
+/// A namespace of this client's tenant.
+struct NamespaceInfo {
+    std::uint32_t namespace_id = 0;
+    std::string model;
+    std::string revision;
+    std::string described;  ///< all that its fingerprint covers
+    std::uint32_t replicas = 1;
+};
+struct NamespaceChange {
+    std::uint32_t replicas = 0;  ///< 0: as it is
+    bool remove = false;         ///< what is put under its name from now on is another namespace
+};
+struct MemberChange {
+    std::optional<std::uint32_t> weight;
+    std::optional<bool> draining;  ///< it owns nothing any more, and answers
+    bool forget = false;           ///< one that is down
+};
+
 /// How things stand, for people.
 struct Status {
     bool ready = false;
@@ -141,7 +168,10 @@ struct Status {
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
-    std::optional<Error> trouble;  ///< why it is not ready
+    std::uint64_t epoch = 0;          ///< of the newest view that a server has told
+    std::uint32_t members = 0;        ///< that own blocks, by that view
+    std::uint32_t members_ready = 0;  ///< of them, whom we are connected to
+    std::optional<Error> trouble;     ///< why it is not ready
 };
 
 struct Environment;
@@ -219,6 +249,21 @@ public:
     [[nodiscard]] Result<std::vector<Statistic>> stats(const CallOptions& options = {});
     [[nodiscard]] Result<Listing> list(std::uint64_t cursor, std::uint32_t limit,
                                        const CallOptions& options = {});
+
+    /// The newest view that a server has told; its epoch is 0 until one has.
+    [[nodiscard]] model::View view() const;
+    /// Of each member that the view names, asked one after the other.
+    [[nodiscard]] std::vector<MemberStatistics> member_stats(const CallOptions& options = {});
+    [[nodiscard]] Result<std::vector<NamespaceInfo>> namespaces(const CallOptions& options = {});
+    /// Errors besides: Denied; Invalid for a namespace that does not exist.
+    [[nodiscard]] Result<NamespaceInfo> change_namespace(std::string_view model, std::string_view revision,
+                                                         const NamespaceChange& change,
+                                                         const CallOptions& options = {});
+    /// `who` is a member's name, its address or its id in hex. For the pool's user on one of its hosts, and
+    /// for whoever shows the cluster's key. Errors besides: Denied; Invalid.
+    [[nodiscard]] Result<void> change_member(std::string_view who, const MemberChange& change,
+                                             std::string_view cluster_key = {},
+                                             const CallOptions& options = {});
 
     // ---- asynchronous: items and buffers live until the call is done and settled ----
     [[nodiscard]] Pending<Match> start_match(std::span<const Digest> chain,

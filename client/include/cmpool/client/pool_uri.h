@@ -3,6 +3,7 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
@@ -17,10 +18,11 @@ inline constexpr const char* kDefaultUri = "cmpool://127.0.0.1:7411";
 
 /// Where a pool is and how to talk to it.
 ///
-///   Source  cmpool://HOST:PORT?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET, values
+///   Source  cmpool://HOST:PORT[,HOST:PORT...]?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET, values
 ///           percent-encoded as in RFC 3986
 struct PoolUri {
-    std::string address;  ///< HOST:PORT
+    std::string address;              ///< HOST:PORT
+    std::vector<std::string> others;  ///< nodes of the same cluster, asked when the first does not answer
     Transport transport = Transport::Auto;
     Nanos deadline = kDeadlineDefault;  ///< of a call that names none
     std::string tenant;                 ///< empty: that of the namespace
