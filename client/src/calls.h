@@ -133,7 +133,7 @@ private:
     Pending<Report>::State held_{this};
 };
 
-class GetCall final : public ReportCall {
+class GetCall final : public ReportCall, public ReadUser {
 public:
     GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items, bool verify);
     void begin() override;
@@ -141,6 +141,9 @@ public:
     void answer(std::uint64_t part, const wire::Body& answer) override;
     void lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
+    void read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) override;
+    void read_lost(std::uint64_t part, const Error& why) override;
+    [[nodiscard]] const ReadUser* reads() const noexcept override { return this; }
 
 private:
     struct Chunk {
@@ -155,12 +158,15 @@ private:
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
+    /// Reads what a match has told the place of; the others are asked for.
+    void get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
 
     std::span<const GetItem> items_;
     bool verify_;
     std::vector<Chunk> chunks_;  ///< by part
+    std::vector<Chunk> reads_;   ///< by part of a read
     Split unmapped_;             ///< by shard: items in segments that we do not know yet
     // Of a cluster:
     std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
@@ -289,6 +295,7 @@ struct Match::State {
         std::vector<Digest> digests;
         std::size_t blocks = 0;  ///< of them, found from the first on
         std::uint64_t lease_id = 0;
+        std::size_t learned = 0;  ///< places that the session's reader was told
         std::weak_ptr<Session> session;
         // Where the shard's memory is mapped:
         std::shared_ptr<Attachment> attachment;

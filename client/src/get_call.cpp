@@ -56,6 +56,8 @@ void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wa
     }
     if (shards()[shard].attachment() != nullptr) {
         get_mapped(shard, wanted);
+    } else if (shards()[shard].reader().ready()) {
+        get_by_reading(shard, wanted);
     } else {
         get_by_message(shard, wanted);
     }
@@ -209,6 +211,67 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
             continue;
         for (const std::uint32_t index : chunks_[part].items) missed(index, shard);
     }
+}
+
+// Half of the time that is left is the read's: what it does not bring then is still asked for in time.
+void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
+    Reader& reader = shards()[shard].reader();
+    std::vector<ReadItem> items;
+    Chunk chunk{shard, {}};
+    std::vector<std::uint32_t> others;
+    for (const std::uint32_t index : wanted) {
+        const wire::Place* place =
+            items_[index].range.whole() ? reader.places().find(items_[index].key) : nullptr;
+        if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
+            others.push_back(index);
+            continue;
+        }
+        if (place->length > room(items_[index])) {
+            report_.blocks[index] = {Outcome::TooSmall, place->length};
+            continue;
+        }
+        ReadItem item{items_[index].key, *place, {}};
+        std::uint64_t left = place->length;
+        for (const auto& piece : items_[index].into) {
+            const auto count = std::min<std::uint64_t>(piece.size(), left);
+            if (count > 0) item.into.push_back(piece.first(count));
+            left -= count;
+        }
+        items.push_back(std::move(item));
+        chunk.items.push_back(index);
+    }
+    if (!items.empty()) {
+        const Instant now = shards().environment().clock->now();
+        reads_.push_back(chunk);
+        begun();
+        if (!reader.read(*this, reads_.size() - 1, std::move(items), now + (deadline() - now) / 2)) {
+            ended();
+            others.insert(others.end(), chunk.items.begin(), chunk.items.end());
+        }
+    }
+    if (!others.empty()) get_by_message(shard, others);
+}
+
+void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) {
+    const auto& [shard, items] = reads_[part];
+    std::vector<std::uint32_t> gone;
+    for (std::size_t at = 0; at < items.size(); ++at) {
+        const auto length = shards()[shard].reader().places().find(items_[items[at]].key);
+        if (checksums[at] && length != nullptr) {
+            landed(items[at], length->length, *checksums[at]);
+        } else {
+            gone.push_back(items[at]);
+        }
+    }
+    // What has moved since the match may have come back elsewhere.
+    if (!gone.empty()) get_by_message(std::uint32_t{shard}, gone);
+    ended();
+}
+
+void GetCall::read_lost(std::uint64_t part, const Error&) {
+    const Chunk chunk = reads_[part];
+    get_by_message(chunk.shard, chunk.items);
+    ended();
 }
 
 void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) {

@@ -50,8 +50,11 @@ void MatchCall::begin_part(std::size_t part) {
     const std::uint32_t shard = state_->parts[part].shard;
     if (shards().cluster() && shards().undecided(shard))
         return when_decided(shard, [this, part] { begin_part(part); });
-    if (shards()[shard].attachment() != nullptr) return match_mapped(part);
-    ask(shard, part, wire::Match{shards()[shard].namespace_id(), state_->parts[part].digests, lease_ms_});
+    Session& session = shards()[shard];
+    if (session.attachment() != nullptr) return match_mapped(part);
+    ask(shard, part,
+        wire::Match{session.namespace_id(), state_->parts[part].digests, lease_ms_,
+                    session.reader().ready()});
 }
 
 // Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
@@ -153,6 +156,8 @@ void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
         part.session = shards().weak(part.shard);
+        part.learned = matched->places.size();
+        shards()[part.shard].reader().places().learn(part.digests, matched->places);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -203,11 +208,13 @@ void Match::State::Part::release() noexcept {
     }
     pins.clear();
     attachment.reset();
-    if (const auto alive = session.lock(); alive && lease_id != 0) {
+    if (const auto alive = session.lock()) {
+        alive->reader().places().forget(std::span(digests).first(learned));
         const std::uint64_t ids[] = {lease_id};
-        alive->tell(wire::Release{ids});
+        if (lease_id != 0) alive->tell(wire::Release{ids});
     }
     lease_id = 0;
+    learned = 0;
 }
 
 void Match::State::release() noexcept {

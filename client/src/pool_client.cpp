@@ -154,9 +154,13 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     for (;;) {
         shards->progress();
         if (shards->home_session().refused()) return fail(*shards->home_session().trouble());
-        if (!shards->undecided() || shards->environment().waiter == nullptr) return client;
+        const bool settled = !shards->undecided() && !shards->connecting();
+        if (settled || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
-        if (client->inside_->now() >= deadline) return shards->overdue(late(uri)), std::move(client);
+        if (client->inside_->now() >= deadline) {
+            if (shards->undecided()) shards->overdue(late(uri));
+            return client;
+        }
         shards->environment().waiter->wait(shards->lanes(), std::min(deadline, shards->next_deadline()));
     }
 }

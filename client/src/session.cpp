@@ -12,6 +12,11 @@ constexpr std::uint64_t kImportBit = std::uint64_t{1} << 63;
 /// Lanes that only send and receive are quiet at once; this bounds what must not happen.
 constexpr std::chrono::milliseconds kQuiesceLimit{10};
 
+NamespaceSpec for_tenant(NamespaceSpec spec, const std::string& tenant) {
+    if (!tenant.empty()) spec.tenant = tenant;
+    return spec;
+}
+
 bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatch || code == Errc::Invalid; }
 
 }  // namespace
@@ -22,11 +27,10 @@ Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::
                  std::shared_ptr<ViewBook> book)
     : environment_(std::move(environment)),
       uri_(std::move(uri)),
-      spec_(std::move(spec)),
+      spec_(for_tenant(std::move(spec), uri_.tenant)),
       shard_(shard),
-      book_(std::move(book)) {
-    if (!uri_.tenant.empty()) spec_.tenant = uri_.tenant;
-}
+      book_(std::move(book)),
+      reader_(environment_, uri_, spec_, shard_) {}
 
 Session::~Session() {
     if (lane_) (void)lane_->quiesce(kQuiesceLimit);
@@ -36,6 +40,7 @@ Session::~Session() {
 void Session::add_lanes(std::vector<transport::Lane*>& lanes) const {
     if (lane_) lanes.push_back(lane_.get());
     if (local_) lanes.push_back(local_.get());
+    reader_.add_lanes(lanes);
 }
 
 void Session::close() {
@@ -57,11 +62,12 @@ void Session::progress() {
     if (state_ == State::Ready && breaker_.due(now)) probe();
     if (imports_started_ < imports_.size()) start_imports();
     flush();
+    reader_.progress();
 }
 
 Instant Session::next_deadline() const noexcept {
     if (state_ == State::Down || state_ == State::Ready)
-        return refused_ ? Instant::never() : breaker_.retry_at();
+        return refused_ ? Instant::never() : std::min(breaker_.retry_at(), reader_.next_deadline());
     return attempt_ends_;
 }
 
@@ -164,6 +170,7 @@ void Session::down(const Failure& failure) {
         request.asker->lost(request.part, failure.why);
     }
     refreshed(failure.why);
+    reader_.withdraw(failure.why);
 }
 
 void Session::handshake(transport::Lane& lane, const wire::Body& body) {
@@ -215,6 +222,7 @@ void Session::welcomed(transport::Lane& lane, const wire::Welcome& welcome) {
 
 void Session::try_local(const wire::Welcome& welcome) {
     if (uri_.transport == Transport::Tcp) return give_up_local("asked for by the URI");
+    if (!uri_.kv.empty()) return give_up_local(fmt::format("the URI asks for kv={}", uri_.kv));
     if (environment_.local == nullptr) return give_up_local("this client has no shared memory");
     if (welcome.local_address.empty()) return give_up_local("the pool offers no local socket");
     auto lane = environment_.local->connect(welcome.local_address);
@@ -257,6 +265,9 @@ void Session::become_ready() {
     attempt_ends_ = Instant::never();
     breaker_.close();
     trouble_.reset();
+    // Who maps the memory, or wants messages and nothing else, needs no other way to it.
+    const bool plain = uri_.kv.empty() ? uri_.transport == Transport::Tcp : uri_.kv == kMessages;
+    if (attachment_ == nullptr && !plain && !server_.planes.empty()) reader_.offer(server_);
 }
 
 // ---- memory of this host ----
@@ -405,6 +416,11 @@ void Session::flush() {
 }
 
 bool Session::forget(Asker& asker) {
+    const bool read = asker.reads() != nullptr && reader_.forget(*asker.reads());
+    return forget_requests(asker) || read;
+}
+
+bool Session::forget_requests(Asker& asker) {
     bool known = std::erase_if(refreshing_, [&](const Request& each) { return each.asker == &asker; }) > 0;
     bool sending = false;
     for (auto request = requests_.begin(); request != requests_.end();) {
@@ -506,6 +522,13 @@ Status Session::status() const {
     status.pool_uid = lane_->peer().uid;
     status.pulls = can_pull_;
     status.transport = attachment_ != nullptr ? "shm" : plane_.substr(0, 3);
+    status.kv = attachment_ != nullptr ? status.transport : reader_.name();
+    if (status.kv.empty()) status.kv = status.transport;
+    status.kv_plane = server_.planes.empty() ? "the pool offers no plane to read from" : reader_.why();
+    const auto counts = reader_.counts();
+    status.kv_requests = counts.requests;
+    status.kv_doorbells = counts.doorbells;
+    status.kv_signalled = counts.signalled;
     return status;
 }
 

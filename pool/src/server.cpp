@@ -130,14 +130,7 @@ void ServerImpl::tick() {
     const Instant now = clock_.now();
     if (epoch_heard_of_ > view_->epoch) directory_.behind(std::exchange(epoch_heard_of_, 0));
     tell_some();
-    for (auto lease = leases_.begin(); lease != leases_.end();) {
-        const auto next = std::next(lease);
-        if (lease->second.ends <= now) {
-            ++counts_.leases_expired;
-            end_lease(lease);
-        }
-        lease = next;
-    }
+    expire_leases();
     std::vector<PeerId> stuck;
     for (const auto& [id, peer] : peers_) {
         if (peer->stuck_since != Instant::never() && now - peer->stuck_since >= kSendDeadline)
@@ -287,7 +280,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
                        .version = config_.version,
                        .local_address = config_.local_address,
                        .shards = config_.shards,
-                       .node_id = config_.node_id});
+                       .node_id = config_.node_id,
+                       .planes = config_.planes});
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {
@@ -492,6 +486,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_bytes", counts_.put_bytes},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
+        {"cooling_bytes", cooling_bytes_},
         {"leases_given", counts_.leases_given},
         {"leases_expired", counts_.leases_expired},
         {"leases_refused", counts_.leases_refused},

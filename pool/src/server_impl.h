@@ -33,6 +33,10 @@ inline constexpr std::size_t kAsksPerPeerMax = 64;
 inline constexpr std::size_t kToldPerTick = 64;
 /// Who still does not know after so long is told again: what was said may have been lost.
 inline constexpr std::chrono::milliseconds kTellAgain{20};
+/// Blocks whose lease has run out keep their bytes for so long when they may be read one-sided, so that a
+/// reader who is a little late need not ask again; of the capacity so much at most.
+inline constexpr std::chrono::milliseconds kCooling{200};
+inline constexpr std::uint64_t kCoolingShare = 16;
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
 
@@ -131,6 +135,8 @@ struct Lease {
     DomainStore* store;
     std::vector<ExtentId> extents;
     std::uint64_t bytes;
+    bool one_sided = false;  ///< its holder knows where the blocks lie
+    bool cools = false;      ///< has run out, and keeps its bytes a little longer
 };
 
 class ServerImpl final : public Server {
@@ -212,8 +218,12 @@ private:
     void finish_put(Peer& peer, IncomingPut& put);
     static void abort_put(IncomingPut& put);
 
+    [[nodiscard]] static std::vector<wire::Place> places_of(const DomainStore& store,
+                                                            std::span<const model::Digest> chain,
+                                                            std::span<const ExtentId> run);
     void give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
-                    std::uint32_t lease_ms, wire::Matched& answer);
+                    const wire::Match& ask, wire::Matched& answer);
+    void expire_leases();
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
 
     void send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather = {},
@@ -237,6 +247,7 @@ private:
     wire::Decoder decoder_;
     std::unordered_map<PeerId, std::unique_ptr<Peer>> peers_;
     std::unordered_map<std::uint64_t, Lease> leases_;
+    std::uint64_t cooling_bytes_ = 0;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
     std::array<transport::Completion, 64> done_;  ///< scratch of poll()

@@ -185,6 +185,46 @@ TEST_CASE("a match counts a block only with all its parts, whenever a rank dies 
     CHECK(seen.size() == most + 1);  // every length, from none to all
 }
 
+TEST_CASE("read one-sided, a request costs a match and a release, and its blocks nothing") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false, true);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    {
+        const auto match = stage.match(client, chain, 10'000);
+        REQUIRE(match.leased());
+        stage.server.freeze(true);  // nobody is there to answer
+        for (int round = 0; round < 100; ++round)
+            CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+        stage.server.freeze(false);
+    }
+    stage.run(100ms);
+    CHECK(stage.server.stat("messages_Match") == 1);
+    CHECK(stage.server.stat("messages_Release") == 1);
+    CHECK(stage.server.stat("messages_Get") == 0);
+    CHECK(no_extents_left(stage.server));
+}
+
+TEST_CASE("a plane that fails under way costs no block, and comes back") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false, true);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    const auto match = stage.match(client, chain, 10'000);
+    // Its reads take for ever, its messages do not know of it: half of the time is the plane's.
+    const auto usual = stage.world.plan();
+    stage.world.plan().delay_min = stage.world.plan().delay_max = 1min;
+    Stage::Getting getting(stage.space, chain);
+    const auto call = client.pool().start_get(getting.items);
+    client.arm();
+    stage.world.plan() = usual;
+    stage.run_while([&] { return !call.done(); });
+    CHECK(client.pool().status().kv == "tcp");
+    CHECK(stage.server.stat("messages_Get") == 1);
+    stage.run_while([&] { return client.pool().status().kv != "sim"; });
+    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+}
+
 TEST_CASE("over mapped memory a match and a get send no message") {
     Stage stage;
     ClientHost& client = stage.client("engine", true);

@@ -206,6 +206,7 @@ void SimCluster::check_left_over() {
 SimCluster::Engine& SimCluster::hire() {
     const std::size_t number = engines_.size();
     ClientHost::Options options{.mapped = rng_.chance(0.6)};
+    options.one_sided = !options.mapped && (seed_ + number) % 2 == 0;
     Space& space = spaces_[rng_.below(spaces_.size())];
     options.tenant_key = space.tenant_key;
     engines_.push_back(std::make_unique<Engine>(world_, *servers_.front(), "engine-" + std::to_string(number),

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include <cmpool/base/rng.h>
 #include <cmpool/testing/messages.h>
@@ -103,6 +104,33 @@ TEST_CASE("the fields of a message are not mistaken for each other") {
     CHECK(std::get<wire::Outcomes>(got.body).checksums[2] == 23);
     const auto get = read(10);
     CHECK(std::get<wire::Get>(get.body).ranges[0] == model::ByteRange{5, 6});
+}
+
+TEST_CASE("where memory can be read one-sided, and where blocks lie in it, comes back as it was sent") {
+    const std::vector<std::string> planes{"verbs://10.0.0.1:7412", "sim://pool"};
+    const std::vector<wire::Place> places{{1, 2, 3, 4}, {5, 6, 7, 8}};
+    wire::Decoder decoder;
+    const auto back = [&](wire::Body body) {
+        static std::optional<Aligned> buffer;
+        buffer.emplace(encode({.request_id = 1, .body = std::move(body)}));
+        auto decoded = decoder.decode(buffer->bytes());
+        if (decoded) touch(*decoded);
+        return decoded;
+    };
+    const auto welcome = back(wire::Welcome{.planes = planes});
+    REQUIRE(welcome);
+    CHECK(std::get<wire::Welcome>(welcome->body).planes == planes);
+    CHECK_FALSE(back(wire::Welcome{.planes = std::vector<std::string>(wire::kPlanesMax + 1, "x://y")}));
+    CHECK(std::get<wire::Match>(back(wire::Match{.places = true})->body).places);
+    const auto matched = back(wire::Matched{.blocks = 2, .places = places});
+    REQUIRE(matched);
+    const auto seen = std::get<wire::Matched>(matched->body).places;
+    REQUIRE(seen.size() == 2);
+    CHECK(seen[1].tag_word == 5);
+    CHECK(seen[1].location_word == 6);
+    CHECK(seen[1].slot == 7);
+    CHECK(seen[1].length == 8);
+    CHECK_FALSE(back(wire::Matched{.blocks = 3, .places = places}));  // a place would be another block's
 }
 
 // XXH3-64 of each sample's bytes, taken once. One that changes means that peers of yesterday read

@@ -448,6 +448,34 @@ TEST_CASE("a lease holds its blocks against eviction until it expires, is releas
     CHECK(exists(pool, other, digests_of(1, 2)) == AllOk(2, Outcome::Miss));
 }
 
+// Whoever reads one-sided may be a little late, and nobody can ask it to hurry.
+TEST_CASE("a lease on blocks that are read one-sided cools when it runs out, up to a share of the pool") {
+    TestPool pool(Over::Tcp, {.capacity_bytes = 8 * MiB});
+    Client& client = pool.join();
+    REQUIRE(put(pool, client, blocks(1, 6, 200 * KiB)) == AllOk(6, Outcome::Ok));
+    const auto lease = [&](const std::vector<model::Digest>& chain) {
+        return pool
+            .expect<wire::Matched>(
+                client,
+                client.ask(wire::Match{.namespace_id = 1, .chain = chain, .lease_ms = 100, .places = true}))
+            .lease_id;
+    };
+    CHECK(lease(digests_of(1, 2)) != 0);
+    CHECK(lease(digests_of(3, 3)) != 0);  // together more than 512 KiB
+    pool.tick(std::chrono::milliseconds(100));
+    CHECK(pool.stat("leases_expired") == 2);
+    CHECK(pool.stat("leases") == 1);
+    const auto cooling = pool.stat("cooling_bytes");
+    CHECK(cooling > 0);
+    CHECK(cooling <= 512 * KiB);
+    pool.tick(std::chrono::milliseconds(199));
+    CHECK(pool.stat("leases") == 1);
+    pool.tick(std::chrono::milliseconds(1));
+    CHECK(pool.stat("leases") == 0);
+    CHECK(pool.stat("cooling_bytes") == 0);
+    CHECK(pool.stat("leases_expired") == 2);
+}
+
 TEST_CASE("leases are cut to the longest and to a client's share; a match beyond it is still a match") {
     TestPool pool(Over::Tcp, {.capacity_bytes = 8 * MiB});
     Client& client = pool.join();

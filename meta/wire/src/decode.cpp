@@ -16,6 +16,7 @@ struct Checks {
 
     template <class Fb, class T>
     std::span<const T> list(const flatbuffers::Vector<const Fb*>* values, std::size_t max) {
+        if (values == nullptr) return {};
         return bounded(reinterpret_cast<const T*>(values->Data()), values->size(), max);
     }
     template <class T>
@@ -66,13 +67,18 @@ Hello take(const fb::Hello& m, Checks& check) {
 }
 Welcome take(const fb::Welcome& m, Checks& check) {
     if (m.shards() == 0 || m.shards() > kShardsMax) check.bad = "a server without shards, or with too many";
-    return {m.protocol(),
-            m.incarnation(),
-            check.text(m.node(), kTextBytesMax),
-            check.text(m.version(), kTextBytesMax),
-            check.text(m.local_address(), kTextBytesMax),
-            m.shards(),
-            m.node_id()};
+    Welcome welcome{m.protocol(),
+                    m.incarnation(),
+                    check.text(m.node(), kTextBytesMax),
+                    check.text(m.version(), kTextBytesMax),
+                    check.text(m.local_address(), kTextBytesMax),
+                    m.shards(),
+                    m.node_id(),
+                    {}};
+    if (m.planes() != nullptr && m.planes()->size() > kPlanesMax) check.bad = "a server with too many planes";
+    if (check.bad != nullptr || m.planes() == nullptr) return welcome;
+    for (const auto* plane : *m.planes()) welcome.planes.push_back(check.text(plane, kTextBytesMax));
+    return welcome;
 }
 OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
     const auto text = [&](const flatbuffers::String* value) {
@@ -109,9 +115,14 @@ Attached take(const fb::Attached& m, Checks& check) {
     return attached;
 }
 Match take(const fb::Match& m, Checks& check) {
-    return {m.namespace_id(), check.digests(m.chain()), m.lease_ms()};
+    return {m.namespace_id(), check.digests(m.chain()), m.lease_ms(), m.places()};
 }
-Matched take(const fb::Matched& m, Checks&) { return {m.blocks(), m.lease_id(), m.lease_ms()}; }
+Matched take(const fb::Matched& m, Checks& check) {
+    const Matched matched{m.blocks(), m.lease_id(), m.lease_ms(),
+                          check.list<fb::Place, Place>(m.places(), model::kBatchMax)};
+    if (!matched.places.empty()) check.same_size(matched.places.size(), matched.blocks);
+    return matched;
+}
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {

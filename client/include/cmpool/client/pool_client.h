@@ -159,8 +159,13 @@ struct Status {
     std::string transport;  ///< "shm" or "tcp", once connected
     std::string node;
     std::string version;
-    std::string plane;          ///< why this transport
-    std::string local_address;  ///< where the pool says that its own host finds it; a path, or empty
+    std::string plane;              ///< why this transport
+    std::string kv;                 ///< what blocks are read over; `transport` where that carries them too
+    std::string kv_plane;           ///< why
+    std::uint64_t kv_requests = 0;  ///< one-sided reads, as the device was given them
+    std::uint64_t kv_doorbells = 0;
+    std::uint64_t kv_signalled = 0;  ///< of the requests, those that announce their end
+    std::string local_address;       ///< where the pool says that its own host finds it; a path, or empty
     std::optional<std::uint32_t> pool_uid;  ///< the kernel's word, on the same host
     bool pulls = false;                     ///< the pool reads what is put from this process's memory
     std::uint32_t shards = 0;
