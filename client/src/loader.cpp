@@ -99,10 +99,12 @@ bool Loader::begin_layers(const LoadJob& job, Meeting::Range& range) {
 }
 
 void Loader::load_layers(const LoadJob& job, Meeting::Range range, const std::stop_token& stop) {
+    // Only this thread changes it from now on. A piece may take as long as the step that it comes beside.
+    const Nanos beside = job.state->beside;
     for (std::uint32_t from = 0; from < kv_.layers;) {
         const std::uint32_t count = std::min(layers_at_once(range.count), kv_.layers - from);
-        const auto [good, took] = get(job, range, Nanos{0}, kv_.layer_range(from, count));
-        (void)learn(kv_.layer_bytes() * count * range.count, took);
+        const auto [good, took] = get(job, range, beside, kv_.layer_range(from, count));
+        (void)learn(kv_.layer_bytes() * count * range.count, good == 0 ? took * kBatchLateness : took);
         const bool all = good == range.count && !stop.stop_requested();
         if (!all || !layers_here(job, range, from, count, took)) return layers_over(job);
         from += count;
