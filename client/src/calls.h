@@ -95,6 +95,18 @@ inline constexpr std::size_t kTriesMax = 4;
 /// Which items of a batch concern which shard, in the order of the batch.
 using Split = std::vector<std::vector<std::uint32_t>>;
 
+class ReportCall;
+class MatchCall;
+
+template <>
+struct Pending<Report>::State {
+    ReportCall* call;
+};
+template <>
+struct Pending<Match>::State {
+    MatchCall* call;
+};
+
 /// A call on a batch of blocks.
 class ReportCall : public Call {
 public:
@@ -103,6 +115,7 @@ public:
         report_.blocks.resize(count);
     }
     [[nodiscard]] Report take();
+    [[nodiscard]] Pending<Report>::State* held() noexcept { return &held_; }
 
 protected:
     template <class ShardOf>
@@ -115,9 +128,12 @@ protected:
     }
 
     Report report_;
+
+private:
+    Pending<Report>::State held_{this};
 };
 
-class GetCall final : public ReportCall {
+class GetCall final : public ReportCall, public ReadUser {
 public:
     GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items, bool verify);
     void begin() override;
@@ -125,6 +141,9 @@ public:
     void answer(std::uint64_t part, const wire::Body& answer) override;
     void lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
+    void read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) override;
+    void read_lost(std::uint64_t part, const Error& why) override;
+    [[nodiscard]] const ReadUser* reads() const noexcept override { return this; }
 
 private:
     struct Chunk {
@@ -139,12 +158,15 @@ private:
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
+    /// Reads what a match has told the place of; the others are asked for.
+    void get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
-    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
+    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
 
     std::span<const GetItem> items_;
     bool verify_;
     std::vector<Chunk> chunks_;  ///< by part
+    std::vector<Chunk> reads_;   ///< by part of a read
     Split unmapped_;             ///< by shard: items in segments that we do not know yet
     // Of a cluster:
     std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
@@ -216,22 +238,26 @@ private:
 class MatchCall final : public Call {
 public:
     MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-              std::uint32_t lease_ms);
+              std::uint32_t lease_ms, std::uint32_t parts);
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
     [[nodiscard]] Match take();
+    [[nodiscard]] Pending<Match>::State* held() noexcept { return &held_; }
 
 private:
     void go_on() override;
     void over() noexcept override;
     void begin_part(std::size_t part);
     void match_mapped(std::size_t number);
+    void add(std::uint32_t at);
+    [[nodiscard]] Digest part_of(std::uint32_t at, std::uint32_t part) const;
     [[nodiscard]] std::size_t run() const noexcept;
 
     std::span<const Digest> chain_;
     std::uint32_t lease_ms_;
     std::shared_ptr<Match::State> state_;
+    Pending<Match>::State held_{this};
 };
 
 /// Stats, List or a question to meta: an answer for people.
@@ -269,6 +295,7 @@ struct Match::State {
         std::vector<Digest> digests;
         std::size_t blocks = 0;  ///< of them, found from the first on
         std::uint64_t lease_id = 0;
+        std::size_t learned = 0;  ///< places that the session's reader was told
         std::weak_ptr<Session> session;
         // Where the shard's memory is mapped:
         std::shared_ptr<Attachment> attachment;
@@ -285,13 +312,14 @@ struct Match::State {
         std::uint32_t part;
         std::uint32_t at;  ///< in it
     };
-    [[nodiscard]] Place place(std::size_t block) const noexcept;
+    [[nodiscard]] Place place(std::size_t entry) const noexcept;
 
-    std::size_t blocks = 0;
+    std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
+    std::size_t blocks = 0;        ///< of which all parts are there
     bool leased = false;
     std::optional<Error> trouble;
     std::vector<Part> parts;    ///< at first by shard
-    std::vector<Place> places;  ///< by block; empty where there is one shard
+    std::vector<Place> places;  ///< by entry; empty where there is one shard
 };
 
 }  // namespace cmpool::client

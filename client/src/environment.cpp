@@ -40,6 +40,15 @@ private:
 
 }  // namespace
 
+Result<std::shared_ptr<transport::Fabric>> Planes::open(std::string_view name, Entropy& entropy) {
+    if (const auto known = by_name_.find(name); known != by_name_.end()) return known->second;
+    auto fabric = transport::open_plane(name, entropy);
+    if (!fabric) return fail(fabric.error());
+    opened_.push_back(std::move(*fabric));
+    by_name_.emplace(name, opened_.back());
+    return opened_.back();
+}
+
 Environment system_environment() {
     Environment environment;
     environment.clock = std::make_shared<SystemClock>();
@@ -52,6 +61,7 @@ Environment system_environment() {
     };
     environment.network = owned(transport::open_tcp(*entropy));
     environment.local = owned(transport::open_shm({}, *entropy));
+    environment.planes = std::make_shared<Planes>();
     environment.waiter = std::make_shared<PollWaiter>(environment.clock);
     return environment;
 }

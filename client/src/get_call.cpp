@@ -56,6 +56,8 @@ void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wa
     }
     if (shards()[shard].attachment() != nullptr) {
         get_mapped(shard, wanted);
+    } else if (shards()[shard].reader().ready()) {
+        get_by_reading(shard, wanted);
     } else {
         get_by_message(shard, wanted);
     }
@@ -92,8 +94,8 @@ void GetCall::lost(std::uint64_t part, const Error& why) {
     ended();
 }
 
-void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum) {
-    if (verify_ && checksum_of(items_[index], bytes) != checksum) {
+void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound) {
+    if (verify_ && (!sound || checksum_of(items_[index], bytes) != checksum)) {
         return note({Errc::Corrupt, fmt::format("block {} of the batch does not have its checksum", index)});
     }
     report_.blocks[index] = {.outcome = Outcome::Hit, .bytes = bytes};
@@ -107,8 +109,8 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     }
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
-    std::vector<Sighting> seen;  // without a slot: not
-    seen.reserve(wanted.size());
+    thread_local std::vector<Sighting> seen;  // without a slot: not
+    seen.clear();
     for (const std::uint32_t index : wanted)
         seen.push_back(memory.probe(items_[index].key).value_or(Sighting{}));
     std::vector<std::uint32_t> unmapped;
@@ -120,6 +122,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
         const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
         const Sighting sighting = seen[at];
+        if (at == 0 && sighting.slot != nullptr) memory.prefetch(sighting);
         if (at + 1 < seen.size() && seen[at + 1].slot != nullptr) memory.prefetch(seen[at + 1]);
         if (sighting.slot == nullptr) {
             unseen.push_back(index);
@@ -129,7 +132,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
             unmapped.push_back(index);
             continue;
         }
-        const auto copied = memory.copy(item.key, sighting, item.into);
+        const auto copied = memory.copy(item, sighting, verify_);
         if (!copied) {
             ++stale;
             unseen.push_back(index);
@@ -161,14 +164,14 @@ void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> 
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
         if (found == lent.end()) continue;
-        const auto copied = memory.copy_pinned(items_[index].key, found->second, items_[index].into);
+        const auto copied = memory.copy_pinned(items_[index], found->second, verify_);
         if (copied) (void)copied_out(index, *copied);
     }
 }
 
 bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {
     if (copied.outcome == Outcome::Hit) {
-        landed(index, copied.bytes, copied.checksum);
+        landed(index, copied.bytes, copied.checksum, copied.sound);
         return true;
     }
     report_.blocks[index] = {.outcome = copied.outcome, .bytes = copied.bytes};
@@ -188,19 +191,87 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
         chunks_.back().items.push_back(index);
         chunk_bytes += bytes;
     }
+    thread_local std::vector<Digest> digests;
+    thread_local std::vector<std::uint32_t> rooms;
+    thread_local std::vector<ByteRange> ranges;
     for (std::size_t part = first; part < chunks_.size(); ++part) {
-        std::vector<Digest> digests;
-        std::vector<std::uint32_t> rooms;
-        digests.reserve(chunks_[part].items.size());
-        rooms.reserve(chunks_[part].items.size());
+        digests.clear();
+        rooms.clear();
+        ranges.clear();
+        bool whole = true;
         for (const std::uint32_t index : chunks_[part].items) {
             digests.push_back(items_[index].key);
             rooms.push_back(
                 static_cast<std::uint32_t>(std::min<std::uint64_t>(room(items_[index]), UINT32_MAX)));
+            ranges.push_back(items_[index].range);
+            whole = whole && ranges.back().whole();
         }
-        if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_})) continue;
+        if (whole) ranges.clear();
+        if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges}))
+            continue;
         for (const std::uint32_t index : chunks_[part].items) missed(index, shard);
     }
+}
+
+// Half of the time that is left is the read's: what it does not bring then is still asked for in time.
+void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
+    Reader& reader = shards()[shard].reader();
+    std::vector<ReadItem> items;
+    Chunk chunk{shard, {}};
+    std::vector<std::uint32_t> others;
+    for (const std::uint32_t index : wanted) {
+        const wire::Place* place =
+            items_[index].range.whole() ? reader.places().find(items_[index].key) : nullptr;
+        if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
+            others.push_back(index);
+            continue;
+        }
+        if (place->length > room(items_[index])) {
+            report_.blocks[index] = {Outcome::TooSmall, place->length};
+            continue;
+        }
+        ReadItem item{items_[index].key, *place, {}};
+        std::uint64_t left = place->length;
+        for (const auto& piece : items_[index].into) {
+            const auto count = std::min<std::uint64_t>(piece.size(), left);
+            if (count > 0) item.into.push_back(piece.first(count));
+            left -= count;
+        }
+        items.push_back(std::move(item));
+        chunk.items.push_back(index);
+    }
+    if (!items.empty()) {
+        const Instant now = shards().environment().clock->now();
+        reads_.push_back(chunk);
+        begun();
+        if (!reader.read(*this, reads_.size() - 1, std::move(items), now + (deadline() - now) / 2)) {
+            ended();
+            others.insert(others.end(), chunk.items.begin(), chunk.items.end());
+        }
+    }
+    if (!others.empty()) get_by_message(shard, others);
+}
+
+void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) {
+    const auto& [shard, items] = reads_[part];
+    std::vector<std::uint32_t> gone;
+    for (std::size_t at = 0; at < items.size(); ++at) {
+        const auto length = shards()[shard].reader().places().find(items_[items[at]].key);
+        if (checksums[at] && length != nullptr) {
+            landed(items[at], length->length, *checksums[at]);
+        } else {
+            gone.push_back(items[at]);
+        }
+    }
+    // What has moved since the match may have come back elsewhere.
+    if (!gone.empty()) get_by_message(std::uint32_t{shard}, gone);
+    ended();
+}
+
+void GetCall::read_lost(std::uint64_t part, const Error&) {
+    const Chunk chunk = reads_[part];
+    get_by_message(chunk.shard, chunk.items);
+    ended();
 }
 
 void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) {
@@ -238,9 +309,11 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         const std::uint32_t index = chunk[at];
         const std::uint32_t length = outcomes->lengths[at];
         const auto outcome = outcomes->outcomes[at];
-        const bool fits = length <= room(items_[index]);
+        const ByteRange& range = items_[index].range;
+        const bool fits = length <= room(items_[index]) && (range.whole() || length == range.length);
         if (outcome == wire::Outcome::Ok && fits) landed(index, length, outcomes->checksums[at]);
         if (outcome == wire::Outcome::TooSmall) report_.blocks[index] = {Outcome::TooSmall, length};
+        if (outcome == wire::Outcome::Outside) report_.blocks[index] = {Outcome::Outside, length};
         if (outcome == wire::Outcome::Later) later.push_back(index);
         if (outcome == wire::Outcome::Miss) missed(index, shard);
     }

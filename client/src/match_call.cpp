@@ -5,25 +5,22 @@
 namespace cmpool::client {
 
 MatchCall::MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-                     std::uint32_t lease_ms)
+                     std::uint32_t lease_ms, std::uint32_t parts)
     : Call(std::move(shards), deadline),
       chain_(chain),
       lease_ms_(lease_ms),
-      state_(std::make_shared<Match::State>()) {}
+      state_(std::make_shared<Match::State>()) {
+    state_->parts_each = parts;
+}
 
 void MatchCall::begin() {
     auto& parts = state_->parts;
     parts.resize(shards().count());
-    if (parts.size() == 1) {
+    if (parts.size() == 1 && state_->parts_each == 1) {
         parts.front().digests.assign(chain_.begin(), chain_.end());
     } else {
         for (std::uint32_t shard = 0; shard < parts.size(); ++shard) parts[shard].shard = shard;
-        const std::uint32_t group_blocks = shards().spec().group_blocks;
-        for (std::uint32_t at = 0; at < chain_.size(); ++at) {
-            const auto shard = shards().of(model::group_key(chain_, at, group_blocks), chain_[at]);
-            state_->places.push_back({shard, static_cast<std::uint32_t>(parts[shard].digests.size())});
-            parts[shard].digests.push_back(chain_[at]);
-        }
+        for (std::uint32_t at = 0; at < chain_.size(); ++at) add(at);
     }
     begun();
     for (std::size_t part = 0, all = parts.size(); part < all; ++part) {
@@ -32,60 +29,86 @@ void MatchCall::begin() {
     ended();
 }
 
+// All parts of a block lie where its group does.
+void MatchCall::add(std::uint32_t at) {
+    auto& state = *state_;
+    const auto shard = shards().of(model::group_key(chain_, at, shards().spec().group_blocks), chain_[at]);
+    auto& digests = state.parts[shard].digests;
+    for (std::uint32_t part = 0; part < state.parts_each; ++part) {
+        if (state.parts.size() > 1)
+            state.places.push_back({shard, static_cast<std::uint32_t>(digests.size())});
+        digests.push_back(part_of(at, part));
+    }
+}
+
+Digest MatchCall::part_of(std::uint32_t at, std::uint32_t part) const {
+    const std::uint32_t each = state_->parts_each;
+    return each == 1 ? chain_[at] : model::part_digest(chain_[at], part, each);
+}
+
 void MatchCall::begin_part(std::size_t part) {
     const std::uint32_t shard = state_->parts[part].shard;
     if (shards().cluster() && shards().undecided(shard))
         return when_decided(shard, [this, part] { begin_part(part); });
-    if (shards()[shard].attachment() != nullptr) return match_mapped(part);
-    ask(shard, part, wire::Match{shards()[shard].namespace_id(), state_->parts[part].digests, lease_ms_});
+    Session& session = shards()[shard];
+    if (session.attachment() != nullptr) return match_mapped(part);
+    ask(shard, part,
+        wire::Match{session.namespace_id(), state_->parts[part].digests, lease_ms_,
+                    session.reader().ready()});
 }
 
 // Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
 void MatchCall::go_on() {
     shards().catch_up();
-    auto& [blocks, leased, trouble, parts, places] = *state_;
-    const std::size_t end = run();
+    auto& parts = state_->parts;
+    auto& places = state_->places;
+    const std::uint32_t each = state_->parts_each;
+    const std::size_t end = run() / each;
     if (end == chain_.size()) trouble_.reset();
     if (!shards().cluster() || end == chain_.size()) return;
     if (places.empty()) {
-        for (std::uint32_t at = 0; at < chain_.size(); ++at) places.push_back({0, at});
+        for (std::uint32_t entry = 0; entry < chain_.size() * each; ++entry) places.push_back({0, entry});
     }
-    const std::uint32_t ended_part = places[end].part;
+    const std::uint32_t ended_part = places[end * each].part;
     auto tried = parts[ended_part].tried;
     tried.push_back(parts[ended_part].shard);
     if (tried.size() >= kTriesMax) return;
     const std::uint32_t group_blocks = shards().spec().group_blocks;
     std::map<std::uint32_t, std::vector<std::uint32_t>> again;
     for (auto at = static_cast<std::uint32_t>(end); at < chain_.size(); ++at) {
-        if (places[at].part != ended_part) continue;
+        if (places[at * each].part != ended_part) continue;
         const auto next = shards().next(model::group_key(chain_, at, group_blocks), chain_[at], tried);
         if (next) again[*next].push_back(at);
         if (!next && at == end) return;  // what comes behind it is of no use
     }
     const std::size_t first = parts.size();
     for (const auto& [shard, blocks_there] : again) {
-        Match::State::Part part;
-        part.shard = shard;
-        part.tried = tried;
+        Match::State::Part there;
+        there.shard = shard;
+        there.tried = tried;
         for (const std::uint32_t at : blocks_there) {
-            places[at] = {static_cast<std::uint32_t>(parts.size()),
-                          static_cast<std::uint32_t>(part.digests.size())};
-            part.digests.push_back(chain_[at]);
+            for (std::uint32_t part = 0; part < each; ++part) {
+                places[at * each + part] = {static_cast<std::uint32_t>(parts.size()),
+                                            static_cast<std::uint32_t>(there.digests.size())};
+                there.digests.push_back(part_of(at, part));
+            }
         }
-        parts.push_back(std::move(part));
+        parts.push_back(std::move(there));
     }
     for (std::size_t part = first, all = parts.size(); part < all; ++part) begin_part(part);
 }
 
+// Entries, from the first on, that are there.
 std::size_t MatchCall::run() const noexcept {
     const auto& state = *state_;
-    std::size_t blocks = 0;
-    while (blocks < chain_.size()) {
-        const auto place = state.place(blocks);
+    const std::size_t all = chain_.size() * state.parts_each;
+    std::size_t entries = 0;
+    while (entries < all) {
+        const auto place = state.place(entries);
         if (place.part >= state.parts.size() || place.at >= state.parts[place.part].blocks) break;
-        ++blocks;
+        ++entries;
     }
-    return blocks;
+    return entries;
 }
 
 // No message: look, pin, look again, and leave word of what was touched.
@@ -133,6 +156,8 @@ void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
         part.session = shards().weak(part.shard);
+        part.learned = matched->places.size();
+        shards()[part.shard].reader().places().learn(part.digests, matched->places);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -142,9 +167,11 @@ void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
 // The run ends where the first shard's ends; what others have found beyond it nobody can use.
 void MatchCall::over() noexcept {
     auto& state = *state_;
-    state.blocks = run();
+    // A block some of whose parts are missing is of no use.
+    state.blocks = run() / state.parts_each;
     std::vector<std::size_t> used(state.parts.size());
-    for (std::size_t block = 0; block < state.blocks; ++block) ++used[state.place(block).part];
+    for (std::size_t entry = 0; entry < state.blocks * state.parts_each; ++entry)
+        ++used[state.place(entry).part];
     state.leased = state.blocks > 0;
     for (std::size_t number = 0; number < state.parts.size(); ++number) {
         auto& part = state.parts[number];
@@ -158,8 +185,8 @@ Match MatchCall::take() {
     return Match(std::move(state_));
 }
 
-Match::State::Place Match::State::place(std::size_t block) const noexcept {
-    return places.empty() ? Place{0, static_cast<std::uint32_t>(block)} : places[block];
+Match::State::Place Match::State::place(std::size_t entry) const noexcept {
+    return places.empty() ? Place{0, static_cast<std::uint32_t>(entry)} : places[entry];
 }
 
 void Match::State::Part::keep(std::size_t count) {
@@ -181,11 +208,13 @@ void Match::State::Part::release() noexcept {
     }
     pins.clear();
     attachment.reset();
-    if (const auto alive = session.lock(); alive && lease_id != 0) {
+    if (const auto alive = session.lock()) {
+        alive->reader().places().forget(std::span(digests).first(learned));
         const std::uint64_t ids[] = {lease_id};
-        alive->tell(wire::Release{ids});
+        if (lease_id != 0) alive->tell(wire::Release{ids});
     }
     lease_id = 0;
+    learned = 0;
 }
 
 void Match::State::release() noexcept {
@@ -211,9 +240,11 @@ void Match::release() noexcept {
     if (state_) state_->release();
 }
 
-Result<Bytes> Match::view(std::size_t index) const {
+Result<Bytes> Match::view(std::size_t index, std::uint32_t part_index) const {
     if (index >= blocks()) return fail(Errc::Invalid, "expected a block below {}, saw {}", blocks(), index);
-    const auto [number, at] = state_->place(index);
+    if (part_index >= state_->parts_each)
+        return fail(Errc::Invalid, "expected a part below {}, saw {}", state_->parts_each, part_index);
+    const auto [number, at] = state_->place(index * state_->parts_each + part_index);
     const auto& part = state_->parts[number];
     if (part.run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (part.attachment == nullptr || at >= part.pins.size()) {

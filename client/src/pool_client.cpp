@@ -26,15 +26,6 @@ std::size_t Report::count(Outcome outcome) const noexcept {
         blocks.begin(), blocks.end(), [&](const BlockResult& block) { return block.outcome == outcome; }));
 }
 
-template <>
-struct Pending<Match>::State {
-    std::shared_ptr<MatchCall> call;
-};
-template <>
-struct Pending<Report>::State {
-    std::shared_ptr<ReportCall> call;
-};
-
 template <class T>
 bool Pending<T>::done() const noexcept {
     return state_->call->done();
@@ -163,9 +154,13 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     for (;;) {
         shards->progress();
         if (shards->home_session().refused()) return fail(*shards->home_session().trouble());
-        if (!shards->undecided() || shards->environment().waiter == nullptr) return client;
+        const bool settled = !shards->undecided() && !shards->connecting();
+        if (settled || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
-        if (client->inside_->now() >= deadline) return shards->overdue(late(uri)), std::move(client);
+        if (client->inside_->now() >= deadline) {
+            if (shards->undecided()) shards->overdue(late(uri));
+            return client;
+        }
         shards->environment().waiter->wait(shards->lanes(), std::min(deadline, shards->next_deadline()));
     }
 }
@@ -204,6 +199,13 @@ void PoolClient::wait_for(const bool& done) {
 
 namespace {
 
+/// The call, and what its caller holds of it, are one.
+template <class T, class CallType>
+Pending<T> pending(std::shared_ptr<CallType> call) {
+    auto* const held = call->held();
+    return Pending<T>(std::shared_ptr<typename Pending<T>::State>(std::move(call), held));
+}
+
 std::optional<Error> too_many(std::size_t count) {
     if (count <= model::kBatchMax) return std::nullopt;
     return Error{Errc::Invalid,
@@ -215,21 +217,13 @@ std::optional<Error> too_many(std::size_t count) {
 Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
                                        const CallOptions& options) {
     const Instant at = inside_->now();
+    const std::uint32_t parts = std::max(options.parts, 1U);
     auto call = std::make_shared<MatchCall>(inside_->shards, at + inside_->limit(options),
-                                            chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
+                                            chain.first(std::min(chain.size(), model::kBatchMax / parts)),
+                                            lease_ms, parts);
     inside_->launch(call, at);
-    return Pending<Match>(std::make_shared<Pending<Match>::State>(Pending<Match>::State{std::move(call)}));
+    return pending<Match>(std::move(call));
 }
-
-namespace {
-
-template <class CallType>
-auto pending(std::shared_ptr<CallType> call) {
-    using State = Pending<Report>::State;
-    return Pending<Report>(std::make_shared<State>(State{std::move(call)}));
-}
-
-}  // namespace
 
 Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
     const Instant at = inside_->now();
@@ -237,7 +231,7 @@ Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const Call
         std::make_shared<GetCall>(inside_->shards, at + inside_->limit(options), items, options.verify);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const CallOptions& options) {
@@ -245,7 +239,7 @@ Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const Call
     auto call = std::make_shared<PutCall>(inside_->shards, at + inside_->limit(options), items);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const CallOptions& options) {
@@ -253,7 +247,7 @@ Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const Cal
     auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, false);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const CallOptions& options) {
@@ -261,7 +255,7 @@ Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const Cal
     auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, true);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Match PoolClient::match(std::span<const Digest> chain, std::uint32_t lease_ms, const CallOptions& options) {

@@ -1,7 +1,11 @@
+#include <algorithm>
 #include <charconv>
 
 #include <cmpool/base/bytes.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/transport/fabric.h>
+
+#include <fmt/ranges.h>
 
 namespace cmpool::client {
 namespace {
@@ -58,6 +62,16 @@ Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) 
         if (value == "shm" || value == "tcp" || value == "auto") return {};
         return fail(Errc::Invalid, "expected transport=shm, tcp or auto, saw \"{}\"", value);
     }
+    if (name == "kv") {
+        const auto names = transport::plane_names();
+        const bool known = value == kMessages || std::find(names.begin(), names.end(), value) != names.end();
+        if (value != "auto" && !known) {
+            return fail(Errc::Invalid, "expected kv=auto, {} or {}, saw \"{}\"", kMessages,
+                        fmt::join(names, " or "), value);
+        }
+        uri.kv = value == "auto" ? std::string_view{} : value;
+        return {};
+    }
     if (name == "deadline_ms") {
         const auto parsed = number(value, 1, kDeadlineMsMax, "deadline_ms");
         if (!parsed) return fail(parsed.error());
@@ -66,7 +80,7 @@ Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) 
     }
     if (name == "tenant") return uri.tenant = value, Result<void>{};
     if (name == "key") return uri.tenant_key = value, Result<void>{};
-    return fail(Errc::Invalid, "expected transport, deadline_ms, tenant or key after \"?\", saw \"{}\"",
+    return fail(Errc::Invalid, "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"{}\"",
                 name);
 }
 

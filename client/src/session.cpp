@@ -1,7 +1,6 @@
 #include "session.h"
 
 #include <algorithm>
-#include <array>
 
 #include <cmpool/base/assert.h>
 
@@ -13,6 +12,11 @@ constexpr std::uint64_t kImportBit = std::uint64_t{1} << 63;
 /// Lanes that only send and receive are quiet at once; this bounds what must not happen.
 constexpr std::chrono::milliseconds kQuiesceLimit{10};
 
+NamespaceSpec for_tenant(NamespaceSpec spec, const std::string& tenant) {
+    if (!tenant.empty()) spec.tenant = tenant;
+    return spec;
+}
+
 bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatch || code == Errc::Invalid; }
 
 }  // namespace
@@ -23,11 +27,10 @@ Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::
                  std::shared_ptr<ViewBook> book)
     : environment_(std::move(environment)),
       uri_(std::move(uri)),
-      spec_(std::move(spec)),
+      spec_(for_tenant(std::move(spec), uri_.tenant)),
       shard_(shard),
-      book_(std::move(book)) {
-    if (!uri_.tenant.empty()) spec_.tenant = uri_.tenant;
-}
+      book_(std::move(book)),
+      reader_(environment_, uri_, spec_, shard_) {}
 
 Session::~Session() {
     if (lane_) (void)lane_->quiesce(kQuiesceLimit);
@@ -37,6 +40,7 @@ Session::~Session() {
 void Session::add_lanes(std::vector<transport::Lane*>& lanes) const {
     if (lane_) lanes.push_back(lane_.get());
     if (local_) lanes.push_back(local_.get());
+    reader_.add_lanes(lanes);
 }
 
 void Session::close() {
@@ -58,11 +62,12 @@ void Session::progress() {
     if (state_ == State::Ready && breaker_.due(now)) probe();
     if (imports_started_ < imports_.size()) start_imports();
     flush();
+    reader_.progress();
 }
 
 Instant Session::next_deadline() const noexcept {
     if (state_ == State::Down || state_ == State::Ready)
-        return refused_ ? Instant::never() : breaker_.retry_at();
+        return refused_ ? Instant::never() : std::min(breaker_.retry_at(), reader_.next_deadline());
     return attempt_ends_;
 }
 
@@ -75,11 +80,10 @@ void Session::pump(std::unique_ptr<transport::Lane>& lane) {
         if (!received && current == lane_.get()) fail_lane(received.error());
 
         if (lane == nullptr || lane.get() != current) return;
-        std::array<transport::Completion, 64> done;
-        const std::size_t count = lane->poll(done);
+        const std::size_t count = lane->poll(done_);
         for (std::size_t index = 0; index < count && lane.get() == current; ++index)
-            completed(*lane, done[index]);
-        if ((!received || *received == 0) && count < done.size()) return;
+            completed(*lane, done_[index]);
+        if ((!received || *received == 0) && count < done_.size()) return;
     }
 }
 
@@ -148,6 +152,7 @@ void Session::down(const Failure& failure) {
     local_.reset();
     failure_.reset();
     local_failure_.reset();
+    arriving_.reset();
     early_view_.reset();
     state_ = State::Down;
     refused_ = failure.refused;
@@ -165,6 +170,7 @@ void Session::down(const Failure& failure) {
         request.asker->lost(request.part, failure.why);
     }
     refreshed(failure.why);
+    reader_.withdraw(failure.why);
 }
 
 void Session::handshake(transport::Lane& lane, const wire::Body& body) {
@@ -216,6 +222,7 @@ void Session::welcomed(transport::Lane& lane, const wire::Welcome& welcome) {
 
 void Session::try_local(const wire::Welcome& welcome) {
     if (uri_.transport == Transport::Tcp) return give_up_local("asked for by the URI");
+    if (!uri_.kv.empty()) return give_up_local(fmt::format("the URI asks for kv={}", uri_.kv));
     if (environment_.local == nullptr) return give_up_local("this client has no shared memory");
     if (welcome.local_address.empty()) return give_up_local("the pool offers no local socket");
     auto lane = environment_.local->connect(welcome.local_address);
@@ -258,6 +265,9 @@ void Session::become_ready() {
     attempt_ends_ = Instant::never();
     breaker_.close();
     trouble_.reset();
+    // Who maps the memory, or wants messages and nothing else, needs no other way to it.
+    const bool plain = uri_.kv.empty() ? uri_.transport == Transport::Tcp : uri_.kv == kMessages;
+    if (attachment_ == nullptr && !plain && !server_.planes.empty()) reader_.offer(server_);
 }
 
 // ---- memory of this host ----
@@ -406,6 +416,11 @@ void Session::flush() {
 }
 
 bool Session::forget(Asker& asker) {
+    const bool read = asker.reads() != nullptr && reader_.forget(*asker.reads());
+    return forget_requests(asker) || read;
+}
+
+bool Session::forget_requests(Asker& asker) {
     bool known = std::erase_if(refreshing_, [&](const Request& each) { return each.asker == &asker; }) > 0;
     bool sending = false;
     for (auto request = requests_.begin(); request != requests_.end();) {
@@ -448,20 +463,25 @@ void Session::probe() {
     tell(wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
+// Payloads come on the lane that requests go out on. What is decoded here is kept for message(): the other
+// lane, which may come in between, has a decoder of its own.
+void Session::place(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes,
                     std::vector<MutableBytes>& into) {
-    if (payload_bytes == 0) return;
-    const auto message = decoder_.decode(head);
-    if (!message) return;
-    const auto request = requests_.find(message->request_id);
+    if (payload_bytes == 0 || &lane != lane_.get()) return;
+    arriving_ = decoder_.decode(head);
+    if (!*arriving_) return;
+    const auto request = requests_.find((*arriving_)->request_id);
     if (request == requests_.end()) return;
     landing_ = request->first;
-    request->second.asker->place(request->second.part, message->body, into);
+    request->second.asker->place(request->second.part, (*arriving_)->body, into);
 }
 
-void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
+void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes) {
     landing_ = 0;
-    const auto message = decoder_.decode(head);
+    const bool ours = &lane == lane_.get();
+    const bool known = ours && payload_bytes > 0 && arriving_;
+    const auto message =
+        known ? *std::exchange(arriving_, std::nullopt) : (ours ? decoder_ : local_decoder_).decode(head);
     if (!message) {
         return fail_lane({Errc::Corrupt, fmt::format("{}: {}", uri_.address, message.error().detail)});
     }
@@ -502,6 +522,13 @@ Status Session::status() const {
     status.pool_uid = lane_->peer().uid;
     status.pulls = can_pull_;
     status.transport = attachment_ != nullptr ? "shm" : plane_.substr(0, 3);
+    status.kv = attachment_ != nullptr ? status.transport : reader_.name();
+    if (status.kv.empty()) status.kv = status.transport;
+    status.kv_plane = server_.planes.empty() ? "the pool offers no plane to read from" : reader_.why();
+    const auto counts = reader_.counts();
+    status.kv_requests = counts.requests;
+    status.kv_doorbells = counts.doorbells;
+    status.kv_signalled = counts.signalled;
     return status;
 }
 

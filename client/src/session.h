@@ -2,8 +2,10 @@
 
 #include "attachment.h"
 #include "breaker.h"
+#include "reader.h"
 #include "view_book.h"
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -38,6 +40,8 @@ public:
     virtual void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into);
     virtual void answer(std::uint64_t part, const wire::Body& answer) = 0;
     virtual void lost(std::uint64_t part, const Error& why) = 0;
+    /// The same somebody, where it reads one-sided too.
+    [[nodiscard]] virtual const ReadUser* reads() const noexcept { return nullptr; }
 };
 
 /// The connection to one shard of a pool server: finds the best lane, opens the namespace, maps what can be
@@ -79,6 +83,8 @@ public:
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
     /// that still sends from one of them is given up for it. Returns whether there were any.
     bool forget(Asker& asker);
+    /// The same, but for its reads, which end by deadlines of their own.
+    bool forget_requests(Asker& asker);
     /// The parts of an asker that wait for an answer.
     [[nodiscard]] std::vector<std::uint64_t> parts_of(const Asker& asker) const;
     /// Ends the connection for good.
@@ -89,6 +95,8 @@ public:
     /// Maps segments that are new since the last time. True when that is under way; false also where
     /// nobody should wait for it. answer(part, wire::Attached) or lost() follows.
     [[nodiscard]] bool refresh(Asker& asker, std::uint64_t part);
+    /// Reads blocks without the pool's help, where it can.
+    [[nodiscard]] Reader& reader() noexcept { return reader_; }
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
     void cannot_pull() noexcept { can_pull_ = false; }
 
@@ -160,6 +168,7 @@ private:
     NamespaceSpec spec_;
     std::uint32_t shard_;
     std::shared_ptr<ViewBook> book_;
+    Reader reader_;
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
     Breaker breaker_;
@@ -168,6 +177,7 @@ private:
     std::optional<Error> trouble_;
     wire::Encoder encoder_;
     wire::Decoder decoder_;
+    wire::Decoder local_decoder_;
 
     std::unique_ptr<transport::Lane> lane_;
     std::unique_ptr<transport::Lane> local_;    ///< while we find out whether it leads to the same server
@@ -177,9 +187,11 @@ private:
     std::uint64_t next_id_ = 1;
     std::uint64_t handshake_id_ = 0;
     std::unordered_map<std::uint64_t, Request> requests_;
-    std::unordered_set<std::uint64_t> sending_;  ///< requests whose payload the lane still reads
+    std::array<transport::Completion, 64> done_;  ///< scratch of pump()
+    std::unordered_set<std::uint64_t> sending_;   ///< requests whose payload the lane still reads
     std::deque<Unsent> unsent_;
-    std::uint64_t landing_ = 0;  ///< request whose payload is arriving
+    std::uint64_t landing_ = 0;                      ///< request whose payload is arriving
+    std::optional<Result<wire::Message>> arriving_;  ///< that payload's message
 
     wire::Welcome server_;
     std::optional<model::View> early_view_;  ///< told before we knew who tells it

@@ -39,6 +39,7 @@ std::uint32_t Shards::add_session(const Node& node, std::uint32_t shard) {
 void Shards::progress() {
     // Handlers may add sessions: by number, not by iterator.
     for (std::uint32_t shard = 0; shard < count(); ++shard) sessions_[shard]->progress();
+    windows_.follow_planes();
     for (std::size_t at = 0; at < nodes_.size(); ++at) {
         Node& node = nodes_[at];
         if (node.shards.empty()) continue;
@@ -260,6 +261,11 @@ bool Shards::undecided() const noexcept {
     return false;
 }
 
+bool Shards::connecting() const noexcept {
+    return std::any_of(sessions_.begin(), sessions_.end(),
+                       [](const auto& session) { return session->reader().connecting(); });
+}
+
 void Shards::forget(Asker& asker) {
     for (const auto& session : sessions_) session->forget(asker);
 }
@@ -275,7 +281,7 @@ void Shards::fail_over(Asker& asker, const Error& why) {
     for (const auto& session : sessions_) {
         const auto parts = session->parts_of(asker);
         if (parts.empty()) continue;
-        session->forget(asker);
+        session->forget_requests(asker);
         session->overdue(why);
         lost.insert(lost.end(), parts.begin(), parts.end());
     }

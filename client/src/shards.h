@@ -84,6 +84,8 @@ public:
     }
     /// Some shard may yet become ready, and nobody has waited too long for it.
     [[nodiscard]] bool undecided() const noexcept;
+    /// Some shard does not know yet whether it can be read one-sided.
+    [[nodiscard]] bool connecting() const noexcept;
 
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used.
     void forget(Asker& asker);

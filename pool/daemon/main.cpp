@@ -77,6 +77,26 @@ meta::OfficeConfig cluster_config(const Options& options, std::uint64_t capacity
             .times = {.lease = std::chrono::milliseconds(options.lease_ms)}};
 }
 
+/// Where clients read this host's memory one-sided.
+struct Plane {
+    std::unique_ptr<transport::Fabric> fabric;
+    std::unique_ptr<transport::Listener> listener;
+    std::string address;  ///< NAME://HOST:PORT
+};
+
+Result<Plane> open_plane(const std::string& text, Entropy& entropy) {
+    const auto wanted = transport::parse_plane(text);
+    if (!wanted) return fail(wanted.error());
+    auto fabric = transport::open_plane(wanted->name, entropy);
+    if (!fabric) return fail(fabric.error());
+    auto listener = (*fabric)->listen(wanted->address);
+    if (!listener) return fail(listener.error());
+    auto address = fmt::format("{}://{}", wanted->name, (*listener)->address());
+    for (const auto& line : (*fabric)->explain())
+        spdlog::info("event plane address {} through \"{}\"", address, line);
+    return Plane{std::move(*fabric), std::move(*listener), std::move(address)};
+}
+
 Result<void> serve(const Options& options) {
     StopSignal signal;  // from here on a signal ends us only after cleaning up
     const auto descriptors = raise_descriptor_limit();
@@ -105,6 +125,12 @@ Result<void> serve(const Options& options) {
     if (!remote) return fail(remote.error());
     auto local = shm->listen(options.runtime_dir + "/cmpoold.sock");
     if (!local) return fail(local.error());
+    Plane plane;
+    if (!options.plane.empty()) {
+        auto opened = open_plane(options.plane, entropy);
+        if (!opened) return fail(opened.error().code, "--plane {}: {}", options.plane, opened.error().detail);
+        plane = std::move(*opened);
+    }
     const std::string address = (*remote)->address();
     const auto office_config = cluster_config(options, *capacity_bytes, address, entropy);
     auto office = options.meta.empty()
@@ -117,11 +143,14 @@ Result<void> serve(const Options& options) {
     auto meta_thread = std::make_unique<MetaThread>(std::move(*office), clock);
     auto config = server_config(options, *capacity_bytes, (*local)->address());
     config.node_id = node_id;
+    config.one_sided = plane.fabric.get();
+    if (plane.fabric != nullptr) config.planes = {plane.address};
     auto shards = Shards::create({clock, entropy, *shm, *meta_thread}, std::move(config));
     if (!shards) return fail(shards.error());
     meta_thread->start([all = shards->get()](const auto& view) { all->set_view(view); });
     (*shards)->door().listen(std::move(*remote));
     (*shards)->door().listen(std::move(*local));
+    if (plane.listener != nullptr) (*shards)->door().listen(std::move(plane.listener));
     (*shards)->door().stop_on(signal.fd());
     spdlog::info("event ready address {} node {:016x} capacity_bytes {} shards {} descriptors_max {}",
                  address, node_id, *capacity_bytes, options.shards, *descriptors);

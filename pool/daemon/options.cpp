@@ -63,6 +63,9 @@ void describe(CLI::App& app, Options& options, Written& written) {
                    "How long a node may be silent before its blocks are looked for elsewhere")
         ->check(CLI::Range(200u, 600'000u).description(""))
         ->capture_default_str();
+    app.add_option("--plane", options.plane,
+                   "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
+                   "such as verbs://10.0.0.1:7412; all memory is then locked");
     app.add_option("--data-dir", options.data_dir, "Where namespaces are kept across restarts")
         ->capture_default_str();
     app.add_option("--runtime-dir", options.runtime_dir,

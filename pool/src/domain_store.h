@@ -92,6 +92,11 @@ public:
     /// of the same length.
     void find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
     [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
+    /// Where the index shows a block that find() has found.
+    [[nodiscard]] std::optional<IndexWriter::Shown> shown(const model::Digest& digest,
+                                                          ExtentId extent) const noexcept {
+        return index_.shown(digest.prefix(), extent);
+    }
     [[nodiscard]] const Extent& extent(ExtentId extent) const noexcept { return map_[extent]; }
     void touch(ExtentId extent);
     /// A held extent keeps its bytes until as many unhold().

@@ -90,6 +90,12 @@ std::uint64_t IndexWriter::slot_of(std::uint64_t prefix, ExtentId extent) const 
     return kNoSlot;
 }
 
+std::optional<IndexWriter::Shown> IndexWriter::shown(std::uint64_t prefix, ExtentId extent) const noexcept {
+    const std::uint64_t index = slot_of(prefix, extent);
+    if (index == kNoSlot) return std::nullopt;
+    return Shown{index, model::load_slot(slot(index))};
+}
+
 void IndexWriter::erase(std::uint64_t prefix, ExtentId extent) noexcept {
     std::uint64_t index = slot_of(prefix, extent);
     // A flipped bit in the header makes the prefix a wrong one: then the whole table is searched.

@@ -34,6 +34,12 @@ public:
     /// Takes the entry out; it must be there. The caller fences before it reuses the memory. A prefix
     /// that is not the entry's own only costs a search.
     void erase(std::uint64_t prefix, ExtentId extent) noexcept;
+    /// Which slot shows the entry, and its words, as readers see them; none where it shows none.
+    struct Shown {
+        std::uint64_t slot_index;
+        model::Slot slot;
+    };
+    [[nodiscard]] std::optional<Shown> shown(std::uint64_t prefix, ExtentId extent) const noexcept;
     /// Who fills the two buckets of a prefix.
     [[nodiscard]] std::vector<ExtentId> neighbours(std::uint64_t prefix) const;
 

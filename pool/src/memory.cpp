@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include "exposed_segment.h"
+
 #include <algorithm>
 #include <bit>
 
@@ -40,7 +42,7 @@ Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const
     const std::uint64_t wanted =
         config.segment_bytes != 0 ? config.segment_bytes
                                   : std::clamp(config.capacity_bytes / 8, kSegmentBytesMin, kSegmentBytesMax);
-    std::unique_ptr<Memory> memory(new Memory(clock, fabric, incarnation));
+    std::unique_ptr<Memory> memory(new Memory(clock, fabric, config.one_sided, incarnation));
     memory->segment_bytes_ = round_up(wanted, kSegmentBytesMin);
     memory->segments_total_ = config.capacity_bytes / memory->segment_bytes_;
     if (memory->segments_total_ == 0) {
@@ -49,14 +51,25 @@ Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const
     }
     memory->bucket_bits_ = bucket_bits_for(memory->capacity_bytes());
     while (memory->ready_.size() < memory->segments_total_) {
-        auto segment = fabric.allocate({.bytes = memory->segment_bytes_,
-                                        .access = transport::Access::Read,
-                                        .prefault = config.prefault,
-                                        .name = "data"});
+        auto segment = memory->allocate(memory->segment_bytes_, config.prefault, "data");
         if (!segment) return fail(segment.error());
         memory->ready_.push_back(std::move(*segment));
     }
     return memory;
+}
+
+Result<std::unique_ptr<transport::Segment>> Memory::allocate(std::uint64_t bytes, bool prefault,
+                                                             const char* name) {
+    auto own = fabric_.allocate(
+        {.bytes = bytes, .access = transport::Access::Read, .prefault = prefault, .name = name});
+    if (!own) return fail(own.error());
+    std::unique_ptr<transport::Segment> read;
+    if (one_sided_ != nullptr) {
+        auto known = one_sided_->register_memory((*own)->bytes(), transport::Access::Read);
+        if (!known) return fail(known.error());
+        read = std::move(*known);
+    }
+    return std::make_unique<ExposedSegment>(std::move(*own), std::move(read));
 }
 
 std::uint64_t Memory::block_bytes_max() const noexcept {
@@ -66,10 +79,7 @@ std::uint64_t Memory::block_bytes_max() const noexcept {
 Result<DomainStore*> Memory::domain(std::uint32_t domain_id) {
     auto& store = domains_[domain_id];
     if (store == nullptr) {
-        auto index = fabric_.allocate({.bytes = IndexWriter::table_bytes(bucket_bits_),
-                                       .access = transport::Access::Read,
-                                       .prefault = false,
-                                       .name = "index"});
+        auto index = allocate(IndexWriter::table_bytes(bucket_bits_), false, "index");
         if (!index) {
             domains_.erase(domain_id);
             return fail(index.error());
@@ -99,8 +109,7 @@ bool Memory::grow(DomainStore& store) {
         // another tenant, a new segment is.
         given_up->punch();
         given_up.reset();
-        auto fresh = fabric_.allocate(
-            {.bytes = segment_bytes_, .access = transport::Access::Read, .prefault = false, .name = "data"});
+        auto fresh = allocate(segment_bytes_, false, "data");
         if (!fresh) {
             --segments_total_;
             return false;

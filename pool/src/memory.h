@@ -40,13 +40,18 @@ public:
     [[nodiscard]] std::string check_invariants() const;
 
 private:
-    Memory(const Clock& clock, transport::Fabric& fabric, std::uint64_t incarnation)
-        : clock_(clock), fabric_(fabric), incarnation_(incarnation) {}
+    Memory(const Clock& clock, transport::Fabric& fabric, transport::Fabric* one_sided,
+           std::uint64_t incarnation)
+        : clock_(clock), fabric_(fabric), one_sided_(one_sided), incarnation_(incarnation) {}
+    /// Memory that clients may read, over whatever fabrics there are. Errors: NoCapacity.
+    [[nodiscard]] Result<std::unique_ptr<transport::Segment>> allocate(std::uint64_t bytes, bool prefault,
+                                                                       const char* name);
     [[nodiscard]] bool grow(DomainStore& store);
     [[nodiscard]] DomainStore* richest() const;
 
     const Clock& clock_;
     transport::Fabric& fabric_;
+    transport::Fabric* one_sided_;
     std::uint64_t incarnation_;
     std::uint64_t segment_bytes_ = 0;
     std::size_t segments_total_ = 0;

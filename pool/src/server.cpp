@@ -96,7 +96,7 @@ void ServerImpl::drop(PeerId peer_id) {
     if (peer->landing) abort_put(*peer->landing);
     for (auto& put : peer->puts) abort_put(*put);
     for (const auto& outgoing : peer->outbox) release(outgoing.held);
-    for (const auto& [cookie, held] : peer->sending) release(held);
+    for (const auto& sent : peer->sending) release(sent.held);
     for (auto lease = leases_.begin(); lease != leases_.end();) {
         const auto next = std::next(lease);
         if (lease->second.peer == peer_id) end_lease(lease);
@@ -130,14 +130,7 @@ void ServerImpl::tick() {
     const Instant now = clock_.now();
     if (epoch_heard_of_ > view_->epoch) directory_.behind(std::exchange(epoch_heard_of_, 0));
     tell_some();
-    for (auto lease = leases_.begin(); lease != leases_.end();) {
-        const auto next = std::next(lease);
-        if (lease->second.ends <= now) {
-            ++counts_.leases_expired;
-            end_lease(lease);
-        }
-        lease = next;
-    }
+    expire_leases();
     std::vector<PeerId> stuck;
     for (const auto& [id, peer] : peers_) {
         if (peer->stuck_since != Instant::never() && now - peer->stuck_since >= kSendDeadline)
@@ -287,7 +280,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
                        .version = config_.version,
                        .local_address = config_.local_address,
                        .shards = config_.shards,
-                       .node_id = config_.node_id});
+                       .node_id = config_.node_id,
+                       .planes = config_.planes});
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {
@@ -369,11 +363,11 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::StatsRequest&)
 
 // ---- sending ----
 
-void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather,
+void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather,
                       std::vector<Held> held) {
     const Bytes head = encoder_.encode({.request_id = id, .epoch = view_->epoch, .body = std::move(body)});
     if (peer.outbox.empty() && post(peer, head, gather, held)) return;
-    peer.outbox.push_back({{head.begin(), head.end()}, std::move(gather), std::move(held)});
+    peer.outbox.push_back({{head.begin(), head.end()}, {gather.begin(), gather.end()}, std::move(held)});
     if (peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
 }
 
@@ -396,7 +390,7 @@ bool ServerImpl::post(Peer& peer, Bytes head, std::span<const Bytes> gather, std
         release(held);
         return true;
     }
-    peer.sending.emplace(next_cookie_++, std::move(held));
+    peer.sending.push_back({next_cookie_++, std::move(held)});
     return true;
 }
 
@@ -409,19 +403,18 @@ void ServerImpl::flush(Peer& peer) {
 }
 
 void ServerImpl::poll(Peer& peer) {
-    std::array<transport::Completion, 64> done;
     // To the end: what a completion lets us post may be complete at once, and wakes nobody.
-    while (const std::size_t count = peer.lane->poll(done)) {
-        for (const auto& completion : std::span(done).first(count)) {
+    while (const std::size_t count = peer.lane->poll(done_)) {
+        for (const auto& completion : std::span(done_).first(count)) {
             if (completion.kind != transport::OpKind::Send) {
                 put_completion(peer, completion);
                 continue;
             }
             if (completion.error) peer.broken = true;
-            if (const auto sent = peer.sending.find(completion.cookie); sent != peer.sending.end()) {
-                release(sent->second);
-                peer.sending.erase(sent);
-            }
+            const auto sent = std::ranges::find(peer.sending, completion.cookie, &Sending::cookie);
+            if (sent == peer.sending.end()) continue;
+            release(sent->held);
+            peer.sending.erase(sent);
         }
         // Something went out: the clock of kSendDeadline starts anew.
         peer.stuck_since = Instant::never();
@@ -493,6 +486,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_bytes", counts_.put_bytes},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
+        {"cooling_bytes", cooling_bytes_},
         {"leases_given", counts_.leases_given},
         {"leases_expired", counts_.leases_expired},
         {"leases_refused", counts_.leases_refused},
@@ -522,7 +516,7 @@ std::string ServerImpl::check_invariants() const {
     for (const auto& [id, lease] : leases_) held += lease.extents.size();
     for (const auto& [id, peer] : peers_) {
         for (const auto& outgoing : peer->outbox) held += outgoing.held.size();
-        for (const auto& [cookie, sending] : peer->sending) held += sending.size();
+        for (const auto& sending : peer->sending) held += sending.held.size();
     }
     std::uint64_t holds = 0;
     for (const auto& [id, store] : memory_->domains()) holds += store->holds();

@@ -33,6 +33,10 @@ inline constexpr std::size_t kAsksPerPeerMax = 64;
 inline constexpr std::size_t kToldPerTick = 64;
 /// Who still does not know after so long is told again: what was said may have been lost.
 inline constexpr std::chrono::milliseconds kTellAgain{20};
+/// Blocks whose lease has run out keep their bytes for so long when they may be read one-sided, so that a
+/// reader who is a little late need not ask again; of the capacity so much at most.
+inline constexpr std::chrono::milliseconds kCooling{200};
+inline constexpr std::uint64_t kCoolingShare = 16;
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
 
@@ -81,6 +85,12 @@ struct Outgoing {
     std::vector<Held> held;
 };
 
+/// What the lane still reads from.
+struct Sending {
+    std::uint64_t cookie;
+    std::vector<Held> held;
+};
+
 struct OpenedNamespace {
     NamespaceRecord record;
     DomainStore* store;
@@ -114,7 +124,7 @@ struct Peer final : transport::Receiver {
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
     std::vector<std::unique_ptr<IncomingPut>> puts;  ///< pulled ones
     std::deque<Outgoing> outbox;
-    std::unordered_map<std::uint64_t, std::vector<Held>> sending;
+    std::deque<Sending> sending;  ///< a lane sends in order, so the next to end is in front
     Instant stuck_since = Instant::never();
     std::uint64_t leased_bytes = 0;
 };
@@ -125,6 +135,8 @@ struct Lease {
     DomainStore* store;
     std::vector<ExtentId> extents;
     std::uint64_t bytes;
+    bool one_sided = false;  ///< its holder knows where the blocks lie
+    bool cools = false;      ///< has run out, and keeps its bytes a little longer
 };
 
 class ServerImpl final : public Server {
@@ -148,6 +160,14 @@ public:
     void message(Peer& peer, Bytes head);
 
 private:
+    /// What one Get finds; kept, since each would otherwise allocate it anew.
+    struct Got {
+        std::vector<ExtentId> found;
+        std::vector<wire::Outcome> outcomes;
+        std::vector<std::uint32_t> lengths;
+        std::vector<std::uint64_t> checksums;
+        std::vector<Bytes> gather;
+    };
     struct Counts {
         std::array<std::uint64_t, std::variant_size_v<wire::Body>> messages{};
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
@@ -198,11 +218,15 @@ private:
     void finish_put(Peer& peer, IncomingPut& put);
     static void abort_put(IncomingPut& put);
 
+    [[nodiscard]] static std::vector<wire::Place> places_of(const DomainStore& store,
+                                                            std::span<const model::Digest> chain,
+                                                            std::span<const ExtentId> run);
     void give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
-                    std::uint32_t lease_ms, wire::Matched& answer);
+                    const wire::Match& ask, wire::Matched& answer);
+    void expire_leases();
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
 
-    void send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather = {},
+    void send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather = {},
               std::vector<Held> held = {});
     void refuse(Peer& peer, std::uint64_t id, const Error& error);
     [[nodiscard]] bool post(Peer& peer, Bytes head, std::span<const Bytes> gather, std::vector<Held>& held);
@@ -223,8 +247,11 @@ private:
     wire::Decoder decoder_;
     std::unordered_map<PeerId, std::unique_ptr<Peer>> peers_;
     std::unordered_map<std::uint64_t, Lease> leases_;
+    std::uint64_t cooling_bytes_ = 0;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
+    std::array<transport::Completion, 64> done_;  ///< scratch of poll()
+    Got got_;
     std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
     std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
     bool all_told_ = true;

@@ -1,3 +1,4 @@
+#include "exposed_segment.h"
 #include "server_impl.h"
 
 #include <algorithm>
@@ -36,14 +37,22 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Attach& ask) {
         return refuse(peer, id, {Errc::Unsupported, "pool memory is not exposed over this lane"});
     }
     DomainStore& store = *space->store;
-    auto control = control_page(peer, store);
+    // Who only reads has nothing to write pins to: leases keep the bytes for it.
+    const bool maps = peer.lane->caps().map == transport::MapKind::Coherent;
+    Result<wire::Grant> control;
+    if (maps) control = control_page(peer, store);
     if (!control) return refuse(peer, id, control.error());
+    if (!maps && config_.one_sided == nullptr) {
+        return refuse(peer, id, {Errc::Unsupported, "no memory is known to this lane's fabric"});
+    }
 
-    const auto grant = [](const transport::Segment& segment, std::uint64_t bytes, std::size_t index) {
+    const auto grant = [maps](const transport::Segment& segment, std::uint64_t bytes, std::size_t index) {
+        // Memory makes nothing else.
+        const auto& shown = maps ? segment : *static_cast<const ExposedSegment&>(segment).one_sided();
         return wire::Grant{.index = static_cast<std::uint32_t>(index),
                            .bytes = bytes,
-                           .token = segment.token().value,
-                           .descriptor = segment.descriptor().bytes};
+                           .token = shown.token().value,
+                           .descriptor = shown.descriptor().bytes};
     };
     wire::Attached answer{
         .bucket_bits = store.bucket_bits(),
@@ -73,31 +82,69 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
     counts_.match_blocks_asked += ask.chain.size();
     counts_.match_blocks_hit += run.size();
     wire::Matched answer{.blocks = static_cast<std::uint32_t>(run.size())};
-    if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask.lease_ms, answer);
+    std::vector<wire::Place> places;
+    if (ask.places) places = places_of(*space->store, ask.chain, run);
+    answer.places = places;
+    if (ask.lease_ms > 0 && !run.empty()) give_lease(peer, *space, std::move(run), ask, answer);
     send(peer, id, answer);
 }
 
+// All or none: a place that is missing would be another block's.
+std::vector<wire::Place> ServerImpl::places_of(const DomainStore& store, std::span<const model::Digest> chain,
+                                               std::span<const ExtentId> run) {
+    std::vector<wire::Place> places;
+    places.reserve(run.size());
+    for (std::size_t at = 0; at < run.size(); ++at) {
+        const auto shown = store.shown(chain[at], run[at]);
+        if (!shown) return {};
+        places.push_back({.tag_word = shown->slot.tag_word,
+                          .location_word = shown->slot.location_word,
+                          .slot = static_cast<std::uint32_t>(shown->slot_index),
+                          .length = static_cast<std::uint32_t>(store.view(run[at]).payload.size())});
+    }
+    return places;
+}
+
 void ServerImpl::give_lease(Peer& peer, const OpenedNamespace& space, std::vector<ExtentId> extents,
-                            std::uint32_t lease_ms, wire::Matched& answer) {
+                            const wire::Match& ask, wire::Matched& answer) {
     std::uint64_t bytes = 0;
     for (const ExtentId extent : extents) bytes += space.store->extent(extent).units * model::kUnitBytes;
     if (peer.leased_bytes + bytes > lease_bytes_max_) {
         ++counts_.leases_refused;  // a later miss is legal
         return;
     }
-    const auto lease_for = std::min(std::chrono::milliseconds(lease_ms), kLeaseMax);
+    const auto lease_for = std::min(std::chrono::milliseconds(ask.lease_ms), kLeaseMax);
     for (const ExtentId extent : extents) space.store->hold(extent);
     peer.leased_bytes += bytes;
     ++counts_.leases_given;
     answer.lease_id = next_lease_++;
     answer.lease_ms = static_cast<std::uint32_t>(lease_for.count());
-    leases_.emplace(answer.lease_id,
-                    Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents), bytes});
+    leases_.emplace(answer.lease_id, Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents),
+                                           bytes, ask.places});
+}
+
+void ServerImpl::expire_leases() {
+    const Instant now = clock_.now();
+    for (auto at = leases_.begin(); at != leases_.end();) {
+        const auto lease = at++;
+        auto& [id, held] = *lease;
+        if (held.ends > now) continue;
+        if (!held.cools) ++counts_.leases_expired;
+        const bool fits = cooling_bytes_ + held.bytes <= memory_->capacity_bytes() / kCoolingShare;
+        if (held.cools || !held.one_sided || !fits) {
+            end_lease(lease);
+            continue;
+        }
+        held.cools = true;
+        held.ends = now + kCooling;
+        cooling_bytes_ += held.bytes;
+    }
 }
 
 void ServerImpl::end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease) {
     for (const ExtentId extent : lease->second.extents) lease->second.store->unhold(extent);
     if (Peer* peer = find(lease->second.peer)) peer->leased_bytes -= lease->second.bytes;
+    if (lease->second.cools) cooling_bytes_ -= lease->second.bytes;
     leases_.erase(lease);
 }
 
@@ -125,13 +172,15 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     if (space == nullptr) return;
     DomainStore& store = *space->store;
     const std::size_t count = ask.digests.size();
-    std::vector<Outcome> outcomes(count, Outcome::Miss);
-    std::vector<std::uint32_t> lengths(count);
-    std::vector<std::uint64_t> checksums(count);
-    std::vector<Bytes> gather;
+    auto& [found, outcomes, lengths, checksums, gather] = got_;
+    found.resize(count);
+    outcomes.assign(count, Outcome::Miss);
+    lengths.assign(count, 0);
+    checksums.assign(count, 0);
+    gather.clear();
     std::vector<Held> held;
+    held.reserve(count);
     std::uint64_t bytes = 0;
-    std::vector<ExtentId> found(count);
     store.find(ask.digests, found);
     for (std::size_t index = 0; index < count; ++index) {
         const ExtentId extent = found[index];
@@ -141,13 +190,22 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
         const BlockView block = store.view(extent);
         lengths[index] = static_cast<std::uint32_t>(block.payload.size());
         checksums[index] = block.checksum;
+        Bytes wanted = block.payload;
+        if (!ask.ranges.empty() && !ask.ranges[index].whole()) {
+            outcomes[index] = Outcome::Outside;
+            const auto range = ask.ranges[index].within(lengths[index]);
+            if (!range) continue;
+            wanted = wanted.subspan(range->offset, range->length);
+            lengths[index] = range->length;
+            checksums[index] = ask.verify ? model::checksum(wanted) : 0;
+        }
         outcomes[index] = Outcome::TooSmall;
         if (lengths[index] > ask.bytes_max[index]) continue;
         outcomes[index] = Outcome::Later;
         if (bytes + lengths[index] > kAnswerBytesMax) continue;
         outcomes[index] = Outcome::Ok;
         bytes += lengths[index];
-        gather.push_back(block.payload);
+        gather.push_back(wanted);
         store.hold(extent);
         held.push_back({&store, extent});
     }
@@ -156,7 +214,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     counts_.get_misses +=
         static_cast<std::size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::Miss));
     counts_.get_bytes += bytes;
-    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, std::move(gather), std::move(held));
+    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, gather, std::move(held));
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Remove& ask) {

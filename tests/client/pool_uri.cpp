@@ -28,6 +28,10 @@ TEST_CASE("a URI says where, how, how long and who") {
 
     CHECK(PoolUri::parse("cmpool://h:1?transport=shm")->transport == Transport::Shm);
     CHECK(PoolUri::parse("cmpool://h:1?transport=auto")->transport == Transport::Auto);
+    CHECK(plain->kv.empty());
+    CHECK(PoolUri::parse("cmpool://h:1?kv=auto")->kv.empty());
+    CHECK(PoolUri::parse("cmpool://h:1?kv=messages")->kv == client::kMessages);
+    CHECK(PoolUri::parse("cmpool://h:1?kv=verbs")->kv == "verbs");
     CHECK(PoolUri::parse("cmpool://[::1]:7411")->address == "[::1]:7411");
     CHECK(PoolUri::parse("cmpool://h:1?")->address == "h:1");
     CHECK(PoolUri::parse("cmpool://h:1?deadline_ms=1")->deadline == 1ms);
@@ -57,13 +61,14 @@ TEST_CASE("a URI that is none is refused with what was expected and what was see
         {"cmpool://h:7411/", "expected a port from 1 to 65535, saw \"7411/\""},
         {"cmpool://h:1?transport=rdma", "expected transport=shm, tcp or auto, saw \"rdma\""},
         {"cmpool://h:1?transport", "expected transport=shm, tcp or auto, saw \"\""},
+        {"cmpool://h:1?kv=fast", "expected kv=auto, messages or verbs, saw \"fast\""},
         {"cmpool://h:1?deadline_ms=0", "expected deadline_ms from 1 to 3600000, saw \"0\""},
         {"cmpool://h:1?deadline_ms=3600001", "expected deadline_ms from 1 to 3600000, saw \"3600001\""},
         {"cmpool://h:1?deadline_ms=1s", "expected deadline_ms from 1 to 3600000, saw \"1s\""},
         {"cmpool://h:1?tenants=a",
-         "expected transport, deadline_ms, tenant or key after \"?\", saw \"tenants\""},
+         "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"tenants\""},
         {"cmpool://h:1?key=a&&tenant=b",
-         "expected transport, deadline_ms, tenant or key after \"?\", saw \"\""},
+         "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"\""},
     };
     for (const auto& [uri, says] : cases) {
         CAPTURE(uri);

@@ -11,6 +11,20 @@ constexpr std::chrono::milliseconds kExcuse{1};
 // The world's clock, for an interface that shares ownership.
 std::shared_ptr<const Clock> borrow(const Clock& clock) { return {std::shared_ptr<void>(), &clock}; }
 
+/// The simulated network's own, whatever the name.
+class SimPlanes final : public client::Planes {
+public:
+    SimPlanes(SimWorld& world, std::string host) : world_(world), host_(std::move(host)) {}
+    Result<std::shared_ptr<transport::Fabric>> open(std::string_view, Entropy&) override {
+        if (opened_.empty()) opened_.push_back(world_.open(host_, transport::SimProfile::OneSided));
+        return opened_.front();
+    }
+
+private:
+    SimWorld& world_;
+    std::string host_;
+};
+
 }  // namespace
 
 ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
@@ -26,6 +40,7 @@ ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
     environment.entropy = std::make_shared<SeededEntropy>(world_.rng().next());
     environment.network = world_.open(name_, transport::SimProfile::Messages);
     if (mapped_) environment.local = world_.open(name_, transport::SimProfile::Mapped);
+    if (options.one_sided) environment.planes = std::make_shared<SimPlanes>(world_, name_);
     client::PoolUri uri;
     uri.address = server_.address();
     uri.others = options.others;

@@ -12,7 +12,7 @@
 
 namespace cmpool::testing {
 
-/// One process with one client in it. It maps the pool's memory, or has messages only.
+/// One process with one client in it. It maps the pool's memory, reads it one-sided, or has messages only.
 ///
 ///   Lifetime  world and server outlive it; a dead one keeps its memory, so that what it had pinned
 ///             stays pinned until the server has noticed its death
@@ -20,6 +20,7 @@ class ClientHost {
 public:
     struct Options {
         bool mapped = true;
+        bool one_sided = false;  ///< where it does not map: reads blocks, and sends messages for the rest
         Nanos deadline = std::chrono::milliseconds(20);
         std::string tenant_key;
         std::vector<std::string> others;  ///< more nodes that its URI names

@@ -89,8 +89,10 @@ void ServerHost::start() {
     auto memory = world_.open(options_.host, transport::SimProfile::Mapped);
     memory_ = options_.wrap_memory ? options_.wrap_memory(std::move(memory)) : std::move(memory);
     network_ = world_.open(options_.host, transport::SimProfile::Messages);
+    one_sided_ = world_.open(options_.host, transport::SimProfile::OneSided);
     for (const auto& [fabric, address] :
-         {std::pair(memory_.get(), socket()), std::pair(network_.get(), this->address())}) {
+         {std::pair(memory_.get(), socket()), std::pair(network_.get(), this->address()),
+          std::pair(one_sided_.get(), plane_address())}) {
         auto listener = fabric->listen(address);
         REQUIRE(listener);
         listeners_.push_back(std::move(*listener));
@@ -117,7 +119,9 @@ void ServerHost::start() {
                                   .node_id = office_->node_id(),
                                   .local_address = socket(),
                                   .shard = shard,
-                                  .shards = options_.shards},
+                                  .shards = options_.shards,
+                                  .planes = {"sim://" + plane_address()},
+                                  .one_sided = one_sided_.get()},
                                  world_.clock(), entropy_, *memory_, *directory_, *options_.processes);
         REQUIRE(server);
         shards_.push_back({std::move(*server), {}});
@@ -134,6 +138,7 @@ void ServerHost::crash() {
     listeners_.clear();
     memory_.reset();
     network_.reset();
+    one_sided_.reset();
 }
 
 void ServerHost::stop() {

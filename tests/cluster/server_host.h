@@ -76,6 +76,8 @@ public:
     [[nodiscard]] std::string address() const { return address_of(options_.host); }
     [[nodiscard]] static std::string address_of(const std::string& host) { return host + ":7411"; }
     [[nodiscard]] std::string socket() const { return options_.host + ".sock"; }
+    /// Where its memory is read one-sided.
+    [[nodiscard]] std::string plane_address() const { return options_.host + ":7412"; }
     /// What it knows of the cluster; of one that does not run what it knew.
     [[nodiscard]] const model::View& view() const noexcept { return *told_; }
     [[nodiscard]] meta::Office& office() noexcept { return *office_; }
@@ -112,6 +114,7 @@ private:
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<transport::Fabric> memory_;
     std::unique_ptr<transport::Fabric> network_;
+    std::unique_ptr<transport::Fabric> one_sided_;
     std::vector<std::unique_ptr<transport::Listener>> listeners_;
     std::vector<Shard> shards_;
     std::uint64_t run_ = 0;

@@ -206,6 +206,7 @@ void SimCluster::check_left_over() {
 SimCluster::Engine& SimCluster::hire() {
     const std::size_t number = engines_.size();
     ClientHost::Options options{.mapped = rng_.chance(0.6)};
+    options.one_sided = !options.mapped && (seed_ + number) % 2 == 0;
     Space& space = spaces_[rng_.below(spaces_.size())];
     options.tenant_key = space.tenant_key;
     engines_.push_back(std::make_unique<Engine>(world_, *servers_.front(), "engine-" + std::to_string(number),
@@ -250,7 +251,8 @@ void SimCluster::call(Engine& engine) {
         if (rng_.chance(0.5)) history_.get(engine.client, own, *named, std::move(blocks), false, 1);
     } else if (what < 90) {
         history_.get(engine.client, own, *named, std::move(blocks), rng_.chance(0.2), 1 + rng_.below(3),
-                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0);
+                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0,
+                     rng_.chance(0.3) ? 1 + rng_.below(1'000'000) : 0);
     } else if (what < 96 || !scene_.removes) {
         history_.exists(engine.client, own, *named, std::move(blocks));
     } else {

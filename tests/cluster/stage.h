@@ -21,12 +21,12 @@ struct Stage {
           rng(11),
           space(draw_space(server.controller(), rng, "one", "r1", blocks)) {}
 
-    ClientHost& client(const std::string& name, bool mapped) {
+    ClientHost& client(const std::string& name, bool mapped, bool one_sided = false) {
         clients.push_back(std::make_unique<ClientHost>(
             world, server, name, space.spec,
-            ClientHost::Options{.mapped = mapped, .tenant_key = space.tenant_key}));
+            ClientHost::Options{.mapped = mapped, .one_sided = one_sided, .tenant_key = space.tenant_key}));
         ClientHost& added = *clients.back();
-        run_while([&] { return !added.ready(); });
+        run_while([&] { return !added.ready() || (one_sided && added.pool().status().kv != "sim"); });
         return added;
     }
 
@@ -49,17 +49,11 @@ struct Stage {
         return finish(client, client.pool().start_put(putting.items));
     }
     client::Report get(ClientHost& client, const std::vector<std::size_t>& blocks) {
-        std::vector<std::vector<std::byte>> buffers;
-        std::vector<MutableBytes> pieces;
-        std::vector<client::GetItem> items;
-        for (const std::size_t block : blocks) buffers.emplace_back(space.blocks[block].bytes.size());
-        for (auto& buffer : buffers) pieces.emplace_back(buffer);
-        for (std::size_t at = 0; at < blocks.size(); ++at)
-            items.push_back({space.blocks[blocks[at]].key, {&pieces[at], 1}, space.blocks[blocks[at]].group});
-        auto report = finish(client, client.pool().start_get(items));
+        Getting getting(space, blocks);
+        auto report = finish(client, client.pool().start_get(getting.items));
         for (std::size_t at = 0; at < blocks.size(); ++at) {
             if (report.blocks[at].outcome == client::Outcome::Hit)
-                CHECK(buffers[at] == space.blocks[blocks[at]].bytes);
+                CHECK(getting.buffers[at] == space.blocks[blocks[at]].bytes);
         }
         return report;
     }
@@ -86,6 +80,21 @@ struct Stage {
         }
         std::vector<Bytes> pieces;
         std::vector<client::PutItem> items;
+    };
+
+    /// The items of a get, with room for what they ask.
+    struct Getting {
+        Getting(const Space& space, const std::vector<std::size_t>& blocks) {
+            for (const std::size_t block : blocks) buffers.emplace_back(space.blocks[block].bytes.size());
+            for (auto& buffer : buffers) pieces.emplace_back(buffer);
+            for (std::size_t at = 0; at < blocks.size(); ++at) {
+                const KnownBlock& block = space.blocks[blocks[at]];
+                items.push_back({block.key, {&pieces[at], 1}, block.group});
+            }
+        }
+        std::vector<std::vector<std::byte>> buffers;
+        std::vector<MutableBytes> pieces;
+        std::vector<client::GetItem> items;
     };
 
     SimWorld world{3};

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include <cmpool/base/rng.h>
 #include <cmpool/testing/messages.h>
@@ -101,6 +102,35 @@ TEST_CASE("the fields of a message are not mistaken for each other") {
     const auto got = read(12);
     CHECK(std::get<wire::Outcomes>(got.body).outcomes[2] == wire::Outcome::Later);
     CHECK(std::get<wire::Outcomes>(got.body).checksums[2] == 23);
+    const auto get = read(10);
+    CHECK(std::get<wire::Get>(get.body).ranges[0] == model::ByteRange{5, 6});
+}
+
+TEST_CASE("where memory can be read one-sided, and where blocks lie in it, comes back as it was sent") {
+    const std::vector<std::string> planes{"verbs://10.0.0.1:7412", "sim://pool"};
+    const std::vector<wire::Place> places{{1, 2, 3, 4}, {5, 6, 7, 8}};
+    wire::Decoder decoder;
+    const auto back = [&](wire::Body body) {
+        static std::optional<Aligned> buffer;
+        buffer.emplace(encode({.request_id = 1, .body = std::move(body)}));
+        auto decoded = decoder.decode(buffer->bytes());
+        if (decoded) touch(*decoded);
+        return decoded;
+    };
+    const auto welcome = back(wire::Welcome{.planes = planes});
+    REQUIRE(welcome);
+    CHECK(std::get<wire::Welcome>(welcome->body).planes == planes);
+    CHECK_FALSE(back(wire::Welcome{.planes = std::vector<std::string>(wire::kPlanesMax + 1, "x://y")}));
+    CHECK(std::get<wire::Match>(back(wire::Match{.places = true})->body).places);
+    const auto matched = back(wire::Matched{.blocks = 2, .places = places});
+    REQUIRE(matched);
+    const auto seen = std::get<wire::Matched>(matched->body).places;
+    REQUIRE(seen.size() == 2);
+    CHECK(seen[1].tag_word == 5);
+    CHECK(seen[1].location_word == 6);
+    CHECK(seen[1].slot == 7);
+    CHECK(seen[1].length == 8);
+    CHECK_FALSE(back(wire::Matched{.blocks = 3, .places = places}));  // a place would be another block's
 }
 
 // XXH3-64 of each sample's bytes, taken once. One that changes means that peers of yesterday read
@@ -197,6 +227,7 @@ TEST_CASE("lists and texts above their limits are refused, at their limits they 
     };
     const std::vector<model::Digest> digests(model::kBatchMax + 1);
     const std::vector<std::uint32_t> rooms(model::kBatchMax + 1);
+    const std::vector<model::ByteRange> ranges(model::kBatchMax + 1);
     const std::vector<wire::PutItem> items(model::kBatchMax + 1);
     const std::vector<wire::ListedBlock> listed(wire::kListMax + 1);
     const std::vector<std::uint64_t> leases(model::kBatchMax + 1);
@@ -206,7 +237,8 @@ TEST_CASE("lists and texts above their limits are refused, at their limits they 
         const auto room = std::span(rooms).first(model::kBatchMax + extra);
         CHECK(decodes(wire::Match{1, keys, 1}) == fits);
         CHECK(decodes(wire::Exists{1, keys}) == fits);
-        CHECK(decodes(wire::Get{1, keys, room, false}) == fits);
+        CHECK(decodes(wire::Get{1, keys, room, false, {}}) == fits);
+        CHECK(decodes(wire::Get{1, keys, room, false, std::span(ranges).first(keys.size())}) == fits);
         CHECK(decodes(wire::Remove{1, keys}) == fits);
         CHECK(decodes(wire::Put{1, std::span(items).first(model::kBatchMax + extra), {}}) == fits);
         CHECK(decodes(wire::Release{std::span(leases).first(model::kBatchMax + extra)}) == fits);
@@ -230,12 +262,17 @@ TEST_CASE("lists of one message that belong together have one length") {
     const std::vector<std::uint32_t> rooms(3);
     const std::vector<wire::Outcome> outcomes(2);
     wire::Decoder decoder;
-    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, rooms, false}})));
+    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, rooms, false, {}}})));
+    const std::vector<model::ByteRange> ranges(3, {1, 2});
+    const auto two = std::span(rooms).first(2);
+    CHECK(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, {}}})));
+    CHECK(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, std::span(ranges).first(2)}})));
+    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, ranges}})));
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Outcomes{outcomes, rooms, {}}})));
 }
 
 TEST_CASE("an outcome or a failure that has no name is refused") {
-    const std::vector<wire::Outcome> outcomes{static_cast<wire::Outcome>(8)};
+    const std::vector<wire::Outcome> outcomes{static_cast<wire::Outcome>(9)};
     wire::Decoder decoder;
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Outcomes{outcomes, {}, {}}})));
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Failed{static_cast<Errc>(11), "?"}})));

@@ -3,6 +3,7 @@
 
 #include "descriptor.h"
 #include "net.h"
+#include "verbs_queue.h"
 
 #include <cmpool/base/bytes.h>
 
@@ -54,6 +55,30 @@ TEST_CASE("random headers are refused or obey every bound") {
         CHECK(encode_frame(*parsed) == bytes);
     }
     CHECK_FALSE(parse_frame(Bytes{}));
+}
+
+TEST_CASE("a setup says where a queue pair is, and one that cannot be is refused") {
+    VerbsEnd end{.number = 0x123456, .sequence = 7, .lid = 3, .mtu = 5, .reads = 16, .status = 0};
+    end.gid[15] = 9;
+    const auto bytes = encode_setup(end);
+    CHECK(to_hex(bytes) ==
+          "010000005634120007000000030005100000000000000000000000000000000900000000"
+          "00000000");
+    const auto back = parse_setup(bytes);
+    REQUIRE(back);
+    CHECK(encode_setup(*back) == bytes);
+    CHECK(parse_setup(Bytes(bytes).first(39)).error().code == Errc::Invalid);
+    for (const auto& [at, value, code] :
+         {std::tuple{0, 2, Errc::Mismatch}, std::tuple{7, 1, Errc::Invalid}, std::tuple{11, 1, Errc::Invalid},
+          std::tuple{14, 0, Errc::Invalid}, std::tuple{14, 6, Errc::Invalid},
+          std::tuple{33, 1, Errc::Invalid}}) {
+        CAPTURE(at);
+        auto wrong = bytes;
+        wrong[static_cast<std::size_t>(at)] = static_cast<std::byte>(value);
+        const auto parsed = parse_setup(wrong);
+        REQUIRE_FALSE(parsed);
+        CHECK(parsed.error().code == code);
+    }
 }
 
 TEST_CASE("a descriptor of another version names both versions, any other form is Invalid") {

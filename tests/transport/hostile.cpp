@@ -73,7 +73,8 @@ struct Victim {
     std::unique_ptr<End> end;
 };
 
-constexpr std::uint8_t kMessage = 1, kRead = 2, kWrite = 3, kImport = 7, kReadData = 8, kReply = 9;
+constexpr std::uint8_t kMessage = 1, kRead = 2, kWrite = 3, kImport = 7, kReadData = 8, kReply = 9,
+                       kSetup = 10;
 
 }  // namespace
 
@@ -115,11 +116,14 @@ TEST_CASE("a frame that no correct peer sends ends the lane, before anything is 
 }
 
 TEST_CASE("a request that the lane does not serve ends it") {
-    Victim victim;
-    auto request = frame(kImport, 48, 0);  // tcp hands no descriptors out
-    request.resize(40 + 48);
-    victim.attack(request);
-    CHECK(victim.ends());
+    // tcp hands no descriptors out, and has no queue pairs to set up.
+    for (const auto& [kind, head_bytes] : {std::pair{kImport, 48}, std::pair{kSetup, 40}}) {
+        Victim victim;
+        auto request = frame(kind, static_cast<std::uint32_t>(head_bytes), 0);
+        request.resize(40 + static_cast<std::size_t>(head_bytes));
+        victim.attack(request);
+        CHECK(victim.ends());
+    }
 }
 
 TEST_CASE("a message that stops half way is never delivered") {

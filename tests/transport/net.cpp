@@ -1,6 +1,7 @@
 #include "net.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 
 #include <poll.h>
@@ -68,6 +69,19 @@ private:
     std::string folder_;
 };
 
+/// Both ends on one device; which one, the fabric chooses.
+class VerbsNet final : public RealNet {
+public:
+    explicit VerbsNet(bool faulty) {
+        server_ = std::move(*open_verbs(entropy_));
+        client_ = std::move(*open_verbs(entropy_));
+        if (!faulty) return;
+        server_ = open_faulty(std::move(server_), kUnkind);
+        client_ = open_faulty(std::move(client_), kUnkind);
+    }
+    [[nodiscard]] std::string address() override { return "127.0.0.1:0"; }
+};
+
 class SimNet final : public Net {
 public:
     explicit SimNet(SimProfile profile) : server_(world_.open("server", profile)) {
@@ -92,7 +106,7 @@ BackEnd back_end(std::string name, Argument argument) {
 }  // namespace
 
 const std::vector<BackEnd>& back_ends() {
-    static const std::vector<BackEnd> all{
+    static std::vector<BackEnd> all{
         back_end<ShmNet>("shm", false),
         back_end<TcpNet>("tcp", false),
         back_end<SimNet>("sim mapped", SimProfile::Mapped),
@@ -101,6 +115,22 @@ const std::vector<BackEnd>& back_ends() {
         back_end<ShmNet>("faulty shm", true),
         back_end<TcpNet>("faulty tcp", true),
     };
+    static const bool once = [] {
+        SystemEntropy entropy;
+        const auto verbs = open_verbs(entropy);
+        if (!verbs) {
+            MESSAGE("skipped on verbs: " << verbs.error().detail);
+            return false;
+        }
+        for (const auto& line : (*verbs)->explain()) MESSAGE(line);
+        all.push_back(back_end<VerbsNet>("verbs", false));
+        all.push_back(back_end<VerbsNet>("faulty verbs", true));
+        return true;
+    }();
+    (void)once;
+    // One back end alone, where time is dear.
+    if (const char* only = std::getenv("CMPOOL_BACK_END"))
+        std::erase_if(all, [&](const BackEnd& each) { return each.name.find(only) == std::string::npos; });
     return all;
 }
 

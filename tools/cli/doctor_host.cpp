@@ -6,7 +6,9 @@
 #include <sstream>
 #include <string_view>
 
+#include <cmpool/base/rng.h>
 #include <cmpool/base/units.h>
+#include <cmpool/transport/fabric.h>
 
 #include <fmt/format.h>
 #include <linux/magic.h>
@@ -102,6 +104,17 @@ void check_folder(Checks& checks, const std::string& socket) {
     }
 }
 
+// What could read another host's memory one-sided, and why each of its ports would do or not.
+void check_planes(Checks& checks) {
+    SystemEntropy entropy;
+    for (const auto& name : transport::plane_names()) {
+        const auto fabric = transport::open_plane(name, entropy);
+        if (!fabric) checks.push_back({name, Health::Ok, fabric.error().detail, {}});
+        if (!fabric) continue;
+        for (const auto& line : (*fabric)->explain()) checks.push_back({name, Health::Ok, line, {}});
+    }
+}
+
 }  // namespace
 
 void check_local_memory(Checks& checks, const client::Status& status) {
@@ -112,6 +125,7 @@ void check_local_memory(Checks& checks, const client::Status& status) {
 }
 
 void check_host(Checks& checks) {
+    check_planes(checks);
     const auto source = first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     if (!source) {
         checks.push_back({"clock", Health::Ok, "the kernel does not name its clock source here", {}});

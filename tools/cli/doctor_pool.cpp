@@ -132,6 +132,14 @@ void check_transport(Checks& checks, const client::Status& status, const client:
     checks.push_back(std::move(check));
 }
 
+// Other hosts' readers: this one's own pool it maps.
+void check_plane(Checks& checks, const client::Status& status) {
+    if (status.transport == "shm") return;
+    const bool reads = status.kv != status.transport;
+    checks.push_back({"kv", Health::Ok, status.kv_plane,
+                      reads ? "" : "blocks come as messages, copied by the pool's processor"});
+}
+
 void check_pull(Checks& checks, const client::Status& status) {
     if (!status.pool_uid) return;
     if (status.pulls) {
@@ -221,6 +229,7 @@ void check_pool(Checks& checks, client::PoolClient& pool, const client::PoolUri&
     const auto status = pool.status();
     check_version(checks, status);
     check_transport(checks, status, uri);
+    check_plane(checks, status);
     check_pull(checks, status);
     check_trust(checks, status, pool.spec());
     check_groups(checks);

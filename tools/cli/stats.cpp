@@ -36,6 +36,7 @@ const std::array<Group, 7>& groups() {
           {"writing_bytes", "being written", "capacity_bytes"},
           {"doomed_bytes", "removed, still read", "capacity_bytes"},
           {"leased_bytes", "under lease", "capacity_bytes"},
+          {"cooling_bytes", "of it, run out", "capacity_bytes"},
           {"segment_bytes", "segment"},
           {"segments_ready", "segments ready"},
           {"domains", "domains"},
@@ -128,6 +129,8 @@ void print_others(Values values) {
 void print_stats(const Values& values, const client::Status& status, const std::string& address) {
     fmt::print("pool {}: node {}, cmpool {}, by {}\n", address, status.node, status.version,
                status.transport);
+    fmt::print("blocks come by {}: {}\n", status.kv,
+               status.kv == status.transport && status.transport == "shm" ? status.plane : status.kv_plane);
     for (const auto& group : groups()) print_group(group, values);
     print_messages(values);
     print_others(values);

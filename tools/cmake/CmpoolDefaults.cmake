@@ -52,6 +52,7 @@ find_package(tl-expected REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(SODIUM REQUIRED IMPORTED_TARGET libsodium)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(VERBS REQUIRED IMPORTED_TARGET libibverbs)
 
 # cmpool_library(NAME ALIAS sources...): a static library of the project with the shared flags.
 function(cmpool_library name alias)

@@ -31,6 +31,8 @@ Limits limits_of(FrameKind kind) noexcept {
             return {0, 0, kReplyChunkBytes, kFlagLast};
         case FrameKind::Reply:
             return {0, 0, 0, kFlagFd};
+        case FrameKind::Setup:
+            return {kSetupBytes, kSetupBytes, 0, 0};
     }
     return {1, 0, 0, 0};  // no length fits
 }

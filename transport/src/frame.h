@@ -18,6 +18,7 @@ inline constexpr std::uint64_t kOpBytesMax = 64 * MiB;
 inline constexpr std::uint64_t kReplyChunkBytes = 128 * KiB;
 inline constexpr std::size_t kFrameBytes = 40;
 inline constexpr std::size_t kRequestBytes = 48;
+inline constexpr std::size_t kSetupBytes = 40;
 
 enum class FrameKind : std::uint8_t {
     Message = 1,
@@ -29,6 +30,7 @@ enum class FrameKind : std::uint8_t {
     Import = 7,
     ReadData = 8,  ///< a piece of what a Read asked for; the last one completes it
     Reply = 9,     ///< how any other request ended
+    Setup = 10,    ///< where one-sided operations come in, told once by either side; not on every back end
 };
 
 /// What stands before everything else on a stream.

@@ -54,6 +54,8 @@ public:
     [[nodiscard]] Result<void> flush(int socket, std::vector<std::unique_ptr<OutFrame>>& done);
     /// One of our reads or atomics has been answered.
     void answered() noexcept { --in_flight_; }
+    /// One has begun that travels elsewhere: fenced frames wait for it too, until answered().
+    void begun_elsewhere() noexcept { ++in_flight_; }
     [[nodiscard]] bool blocked() const noexcept { return !lined_up_.empty(); }
     /// Hands over the Sends that will never go out, and forgets the rest.
     void abandon(std::vector<std::unique_ptr<OutFrame>>& unsent);

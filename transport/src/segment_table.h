@@ -27,7 +27,8 @@ struct SegmentEntry {
     std::shared_mutex gate;
     bool revoked = false;
 
-    void revoke() {
+    virtual ~SegmentEntry() = default;
+    virtual void revoke() {
         const std::unique_lock alone(gate);
         revoked = true;
     }

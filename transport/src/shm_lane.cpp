@@ -56,7 +56,8 @@ Result<void> ShmLane::import(const Descriptor& descriptor, Token token, std::uin
     return {};
 }
 
-void ShmLane::import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd) {
+void ShmLane::import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd,
+                              std::uint64_t) {
     if (!error && !fd) error = Errc::Corrupt;  // the owner said yes and sent nothing
     if (!error && trust_ == ShmTrust::Stranger && !keeps_its_size(fd.get())) error = Errc::Denied;
     if (!error) keep_import(import.cookie, std::make_unique<ShmRemote>(import.name, std::move(fd)));

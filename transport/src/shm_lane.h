@@ -22,7 +22,8 @@ public:
 
 protected:
     [[nodiscard]] Result<void> start_one_sided(const Op& op) override;
-    void import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd) override;
+    void import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd,
+                         std::uint64_t value) override;
 
 private:
     void run(const Op& op, const ShmRemote& remote, Completion& completion);

@@ -20,7 +20,7 @@ Caps caps_of(SimProfile profile, const SimPlan& plan) {
             .hard_revoke = !mapped,
             .pull = mapped,
             .ordered = plan.reorder_message == 0,
-            .exposes_pool = mapped,
+            .exposes_pool = !messages,
             .map = mapped ? MapKind::Coherent : MapKind::None,
             .atomics = profile == SimProfile::OneSided ? Atomics::Device : Atomics::Cpu,
             .lane_depth = kLaneDepth,

@@ -37,6 +37,7 @@ StreamLane::StreamLane(StreamPeer peer, const Caps& caps, const SegmentTable& ta
     : socket_(std::move(peer.socket)),
       identity_(std::move(peer.identity)),
       caps_(caps),
+      table_(table),
       executor_(table, outbox_, duties),
       inbox_(duties.hands_out_fds),
       ended_(std::move(peer.absent)) {}
@@ -54,6 +55,7 @@ Result<std::size_t> StreamLane::post(std::span<const Op> batch) {
         started = start(batch[taken]);
         if (!started) break;
     }
+    ring();
     flush();
     if (taken > 0 || batch.empty()) return taken;
     if (!started) return fail(started.error());
@@ -116,6 +118,7 @@ void StreamLane::complete(const Completion& completion, bool signal) {
 
 std::size_t StreamLane::poll(std::span<Completion> out) {
     const auto count = std::min(out.size(), completions_.size());
+    if (count == 0) return 0;
     for (std::size_t at = 0; at < count; ++at) out[at] = completions_[at];
     completions_.erase(completions_.begin(), completions_.begin() + static_cast<std::ptrdiff_t>(count));
     in_flight_ -= count;
@@ -131,7 +134,23 @@ std::unique_ptr<RemoteSegment> StreamLane::imported(std::uint64_t cookie) {
     return found.empty() ? nullptr : std::move(found.mapped());
 }
 
-void StreamLane::import_answered(const PendingOp&, std::optional<Errc>, UniqueFd) {}
+void StreamLane::import_answered(const PendingOp&, std::optional<Errc>, UniqueFd, std::uint64_t) {}
+
+Result<void> StreamLane::asked(const FrameHeader& header, Bytes head) {
+    if (header.kind == FrameKind::Setup) return fail(Errc::Invalid, "a setup is not for this lane");
+    return executor_.execute(header, parse_request(head));
+}
+
+void StreamLane::send_setup(Bytes head) {
+    auto frame = outbox_.blank();
+    const auto header =
+        encode_frame({.kind = FrameKind::Setup, .head_bytes = static_cast<std::uint32_t>(head.size())});
+    frame->front.assign(header.begin(), header.end());
+    frame->front.insert(frame->front.end(), head.begin(), head.end());
+    outbox_.push(std::move(frame));
+}
+
+void StreamLane::give_up(std::string why) { end({Errc::PeerDown, std::move(why)}, Cause::Us); }
 
 void StreamLane::settle(std::vector<std::unique_ptr<OutFrame>>& sends, std::optional<Errc> error) {
     for (auto& frame : sends) {
@@ -155,7 +174,9 @@ void StreamLane::flush() {
 }
 
 void StreamLane::end(Error error, Cause cause) {
-    if (ended_) return;
+    if (ended_ || std::exchange(ending_, true)) return;
+    // What others may still do through us has ended before they can see that we are gone.
+    if (end_elsewhere()) unsettled_ = cause == Cause::Us;
     ended_ = std::move(error);
     stage_ = Stage::Header;
     std::vector<std::unique_ptr<OutFrame>> unsent;

@@ -5,7 +5,6 @@
 #include "outbox.h"
 #include "pending.h"
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -42,7 +41,7 @@ public:
     [[nodiscard]] Result<std::size_t> receive(Receiver& receiver) override;
     void discard_landing() noexcept override;
     [[nodiscard]] int event_fd() const noexcept override { return socket_.get(); }
-    [[nodiscard]] bool wants_write() const noexcept override { return !ended_ && outbox_.blocked(); }
+    [[nodiscard]] bool wants_write() const noexcept override { return blocked(); }
     [[nodiscard]] Result<void> quiesce(Nanos limit) override;
     [[nodiscard]] std::size_t free_slots() const noexcept override;
     [[nodiscard]] const Caps& caps() const noexcept override { return caps_; }
@@ -51,14 +50,34 @@ public:
 protected:
     /// Starts anything but a Send. Errors: Invalid, Unsupported; nothing has been started then.
     [[nodiscard]] virtual Result<void> start_one_sided(const Op& op) = 0;
-    /// The peer has answered request() for an Import.
-    virtual void import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd);
+    /// post() has started what it could: one doorbell for all of it.
+    virtual void ring() {}
+    /// The peer has answered request() for an Import; `value` is the answer's.
+    virtual void import_answered(const PendingOp& import, std::optional<Errc> error, UniqueFd fd,
+                                 std::uint64_t value);
+    /// A request of the peer, or its setup. Errors: Invalid ends the lane.
+    [[nodiscard]] virtual Result<void> asked(const FrameHeader& header, Bytes head);
+    /// The lane ends, and with it what does not travel in its stream: each such operation completes now.
+    /// True when one of them may still land at the peer.
+    [[nodiscard]] virtual bool end_elsewhere() { return false; }
 
     /// Sends a request and waits for its answer in the background. The slot is counted here.
     void request(FrameKind kind, const RequestHead& head, const Op& op, PendingOp pending);
     /// Ends an operation that the slot count has seen.
     void complete(const Completion& completion, bool signal);
     void take_slot() noexcept { ++in_flight_; }
+    /// A read or an atomic that does not travel in the stream: fenced messages wait for its end.
+    void begun_elsewhere() noexcept { outbox_.begun_elsewhere(); }
+    void ended_elsewhere() noexcept { outbox_.answered(); }
+    [[nodiscard]] Result<void> answer(std::uint64_t cookie, std::uint16_t status, std::uint64_t value) {
+        return outbox_.answer(cookie, status, value);
+    }
+    void send_setup(Bytes head);
+    /// Ends the lane from our side.
+    void give_up(std::string why);
+    [[nodiscard]] int socket() const noexcept { return socket_.get(); }
+    [[nodiscard]] bool blocked() const noexcept { return !ended_ && outbox_.blocked(); }
+    [[nodiscard]] const SegmentTable& segments() const noexcept { return table_; }
     void keep_import(std::uint64_t cookie, std::unique_ptr<RemoteSegment> segment);
     [[nodiscard]] const std::optional<Error>& ended() const noexcept { return ended_; }
     void flush();
@@ -87,14 +106,16 @@ private:
     UniqueFd socket_;
     PeerIdentity identity_;
     const Caps& caps_;
+    const SegmentTable& table_;
     Outbox outbox_;
     Executor executor_;
     Inbox inbox_;
     PendingTable pending_;
-    std::deque<Completion> completions_;
+    std::vector<Completion> completions_;
     std::unordered_map<std::uint64_t, std::unique_ptr<RemoteSegment>> imports_;
     std::size_t in_flight_ = 0;  // taken, and not yet handed out by poll()
     std::optional<Error> ended_;
+    bool ending_ = false;
     bool unsettled_ = false;  // a write may still land at the peer
     std::optional<Error> send_failed_;
     bool heard_ = false;  // the peer has sent something

@@ -137,7 +137,7 @@ void StreamLane::begin_payload(Receiver& receiver, Bytes head) {
             fine = take_answer();
             break;
         default:
-            fine = executor_.execute(header_, parse_request(head));
+            fine = asked(header_, head);
     }
     if (!fine) break_off(fine.error());
 }
@@ -201,7 +201,7 @@ Result<void> StreamLane::take_answer() {
     UniqueFd fd;
     if (header_.carries_fd) fd = inbox_.take_fd();
     if (op.kind == OpKind::Import) {
-        import_answered(op, error, std::move(fd));
+        import_answered(op, error, std::move(fd), header_.value);
         return {};
     }
     const bool atomic = op.kind == OpKind::Cas || op.kind == OpKind::FetchAdd;

@@ -1,24 +1,16 @@
 #include "owned_memory.h"
 #include "stream_listener.h"
-#include "tcp_address.h"
 #include "tcp_lane.h"
+#include "tcp_socket.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <mutex>
 
-#include <cmpool/base/assert.h>
 #include <cmpool/transport/fabric.h>
-
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
 
 namespace cmpool::transport {
 
 namespace {
-
-constexpr int kBacklog = 4096;
 
 constexpr Caps kCaps{.hard_revoke = true,
                      .ordered = true,
@@ -27,23 +19,6 @@ constexpr Caps kCaps{.hard_revoke = true,
                      .op_bytes_max = kOpBytesMax,
                      .head_bytes_max = kHeadBytesMax,
                      .payload_bytes_max = kPayloadBytesMax};
-
-void no_delay(int socket) noexcept {
-    const int on = 1;
-    ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-}
-
-TcpAddress local_address(int socket) noexcept {
-    TcpAddress address;
-    address.bytes = sizeof address.storage;
-    ::getsockname(socket, reinterpret_cast<sockaddr*>(&address.storage), &address.bytes);
-    return address;
-}
-
-PeerIdentity identify(int socket, const TcpAddress& peer) {
-    const bool here = peer.loopback() || peer.same_host(local_address(socket));
-    return {.same_host = here, .address = peer.text()};
-}
 
 /// Memory that lanes of ours read and write for peers, while it is in the table.
 class TcpSegment final : public Segment {
@@ -100,62 +75,22 @@ public:
     }
 
     [[nodiscard]] Result<std::unique_ptr<Listener>> listen(std::string_view address) override {
-        auto targets = resolve_tcp(address, true);
-        if (!targets) return fail(targets.error());
-        const TcpAddress& target = targets->front();
-        UniqueFd socket(::socket(target.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-        const int on = 1;
-        ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        if (::bind(socket.get(), target.get(), target.bytes) != 0 || ::listen(socket.get(), kBacklog) != 0) {
-            return fail(Errc::PeerDown, "cannot listen on {}: {}", address, std::strerror(errno));
-        }
-        std::string taken = local_address(socket.get()).text();
+        auto socket = tcp_listen(address);
+        if (!socket) return fail(socket.error());
+        std::string taken = local_address(socket->get()).text();
         return std::make_unique<StreamListener>(
-            std::move(socket), std::move(taken),
-            [this](UniqueFd incoming) { return welcome(std::move(incoming)); });
+            std::move(*socket), std::move(taken), [this](UniqueFd incoming) -> std::unique_ptr<Lane> {
+                return std::make_unique<TcpLane>(tcp_welcome(std::move(incoming)), kCaps, table_);
+            });
     }
 
     [[nodiscard]] Result<std::unique_ptr<Lane>> connect(std::string_view address) override {
-        auto targets = resolve_tcp(address, false);
-        if (!targets && targets.error().code == Errc::Invalid) return fail(targets.error());
-        StreamPeer peer;
-        if (targets) {
-            peer = reach(address, *targets);
-        } else {
-            peer = {.socket = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
-                    .identity = {.address = std::string(address)},
-                    .absent = targets.error()};
-        }
-        return std::make_unique<TcpLane>(std::move(peer), kCaps, table_);
+        auto peer = tcp_connect(address);
+        if (!peer) return fail(peer.error());
+        return std::make_unique<TcpLane>(std::move(*peer), kCaps, table_);
     }
 
 private:
-    // The first address that does not refuse at once; a far one is decided later, by its silence.
-    static StreamPeer reach(std::string_view name, const std::vector<TcpAddress>& targets) {
-        StreamPeer peer{.identity = {.address = std::string(name)}};
-        for (const TcpAddress& target : targets) {
-            const int family = target.storage.ss_family;
-            peer.socket.reset(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-            no_delay(peer.socket.get());
-            const bool begun = ::connect(peer.socket.get(), target.get(), target.bytes) == 0 ||
-                               errno == EINPROGRESS || errno == EINTR;
-            peer.identity = identify(peer.socket.get(), target);
-            if (begun) return StreamPeer{std::move(peer.socket), std::move(peer.identity), std::nullopt};
-            peer.absent = Error{Errc::PeerDown, fmt::format("{}: {}", name, std::strerror(errno))};
-        }
-        return peer;
-    }
-
-    std::unique_ptr<Lane> welcome(UniqueFd socket) {
-        no_delay(socket.get());
-        TcpAddress address;
-        address.bytes = sizeof address.storage;
-        ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&address.storage), &address.bytes);
-        auto identity = identify(socket.get(), address);
-        return std::make_unique<TcpLane>(StreamPeer{std::move(socket), std::move(identity), std::nullopt},
-                                         kCaps, table_);
-    }
-
     std::unique_ptr<Segment> make(OwnedMemory owned, MutableBytes memory, Access access) {
         const std::scoped_lock lock(entropy_mutex_);
         return std::make_unique<TcpSegment>(table_, entropy_, std::move(owned), memory, access);

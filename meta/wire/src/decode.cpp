@@ -16,6 +16,7 @@ struct Checks {
 
     template <class Fb, class T>
     std::span<const T> list(const flatbuffers::Vector<const Fb*>* values, std::size_t max) {
+        if (values == nullptr) return {};
         return bounded(reinterpret_cast<const T*>(values->Data()), values->size(), max);
     }
     template <class T>
@@ -66,13 +67,18 @@ Hello take(const fb::Hello& m, Checks& check) {
 }
 Welcome take(const fb::Welcome& m, Checks& check) {
     if (m.shards() == 0 || m.shards() > kShardsMax) check.bad = "a server without shards, or with too many";
-    return {m.protocol(),
-            m.incarnation(),
-            check.text(m.node(), kTextBytesMax),
-            check.text(m.version(), kTextBytesMax),
-            check.text(m.local_address(), kTextBytesMax),
-            m.shards(),
-            m.node_id()};
+    Welcome welcome{m.protocol(),
+                    m.incarnation(),
+                    check.text(m.node(), kTextBytesMax),
+                    check.text(m.version(), kTextBytesMax),
+                    check.text(m.local_address(), kTextBytesMax),
+                    m.shards(),
+                    m.node_id(),
+                    {}};
+    if (m.planes() != nullptr && m.planes()->size() > kPlanesMax) check.bad = "a server with too many planes";
+    if (check.bad != nullptr || m.planes() == nullptr) return welcome;
+    for (const auto* plane : *m.planes()) welcome.planes.push_back(check.text(plane, kTextBytesMax));
+    return welcome;
 }
 OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
     const auto text = [&](const flatbuffers::String* value) {
@@ -109,15 +115,26 @@ Attached take(const fb::Attached& m, Checks& check) {
     return attached;
 }
 Match take(const fb::Match& m, Checks& check) {
-    return {m.namespace_id(), check.digests(m.chain()), m.lease_ms()};
+    return {m.namespace_id(), check.digests(m.chain()), m.lease_ms(), m.places()};
 }
-Matched take(const fb::Matched& m, Checks&) { return {m.blocks(), m.lease_id(), m.lease_ms()}; }
+Matched take(const fb::Matched& m, Checks& check) {
+    const Matched matched{m.blocks(), m.lease_id(), m.lease_ms(),
+                          check.list<fb::Place, Place>(m.places(), model::kBatchMax)};
+    if (!matched.places.empty()) check.same_size(matched.places.size(), matched.blocks);
+    return matched;
+}
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {
-    const Get get{m.namespace_id(), check.digests(m.digests()), check.list(m.bytes_max(), model::kBatchMax),
-                  m.verify()};
+    Get get{m.namespace_id(),
+            check.digests(m.digests()),
+            check.list(m.bytes_max(), model::kBatchMax),
+            m.verify(),
+            {}};
+    if (m.ranges() != nullptr)
+        get.ranges = check.list<fb::Range, model::ByteRange>(m.ranges(), model::kBatchMax);
     check.same_size(get.digests.size(), get.bytes_max.size());
+    if (!get.ranges.empty()) check.same_size(get.digests.size(), get.ranges.size());
     return get;
 }
 Remove take(const fb::Remove& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
@@ -125,7 +142,7 @@ Outcomes take(const fb::Outcomes& m, Checks& check) {
     const auto raw = check.list(m.outcomes(), model::kBatchMax);
     // Whoever switches over an outcome need not expect one that has no name.
     for (const auto outcome : raw) {
-        if (outcome > static_cast<std::uint8_t>(Outcome::NoPull)) check.bad = "an outcome without a meaning";
+        if (outcome > static_cast<std::uint8_t>(Outcome::Outside)) check.bad = "an outcome without a meaning";
     }
     const Outcomes out{{reinterpret_cast<const Outcome*>(raw.data()), raw.size()},
                        check.list(m.lengths(), model::kBatchMax),

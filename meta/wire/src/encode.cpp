@@ -38,8 +38,9 @@ Encoded put(Builder& b, const Welcome& m) {
     const auto node = b.CreateString(m.node);
     const auto version = b.CreateString(m.version);
     const auto local_address = b.CreateString(m.local_address);
+    const auto planes = m.planes.empty() ? 0 : b.CreateVectorOfStrings(m.planes);
     return done(fb::Body::Welcome, fb::CreateWelcome(b, m.protocol, m.incarnation, node, version,
-                                                     local_address, m.shards, m.node_id));
+                                                     local_address, m.shards, m.node_id, planes));
 }
 flatbuffers::Offset<fb::OpenNamespace> open(Builder& b, const OpenNamespace& m) {
     const auto tenant = b.CreateString(m.spec.tenant);
@@ -71,10 +72,12 @@ Encoded put(Builder& b, const Attached& m) {
                 fb::CreateAttached(b, m.bucket_bits, m.segment_bytes, index, control, segments));
 }
 Encoded put(Builder& b, const Match& m) {
-    return done(fb::Body::Match, fb::CreateMatch(b, m.namespace_id, digests(b, m.chain), m.lease_ms));
+    return done(fb::Body::Match,
+                fb::CreateMatch(b, m.namespace_id, digests(b, m.chain), m.lease_ms, m.places));
 }
 Encoded put(Builder& b, const Matched& m) {
-    return done(fb::Body::Matched, fb::CreateMatched(b, m.blocks, m.lease_id, m.lease_ms));
+    const auto places = m.places.empty() ? 0 : structs<fb::Place>(b, m.places);
+    return done(fb::Body::Matched, fb::CreateMatched(b, m.blocks, m.lease_id, m.lease_ms, places));
 }
 Encoded put(Builder& b, const Release& m) {
     return done(fb::Body::Release,
@@ -85,9 +88,9 @@ Encoded put(Builder& b, const Exists& m) {
 }
 Encoded put(Builder& b, const Get& m) {
     const auto keys = digests(b, m.digests);
-    return done(fb::Body::Get,
-                fb::CreateGet(b, m.namespace_id, keys, b.CreateVector(m.bytes_max.data(), m.bytes_max.size()),
-                              m.verify));
+    const auto rooms = b.CreateVector(m.bytes_max.data(), m.bytes_max.size());
+    const auto ranges = m.ranges.empty() ? 0 : structs<fb::Range>(b, m.ranges);
+    return done(fb::Body::Get, fb::CreateGet(b, m.namespace_id, keys, rooms, m.verify, ranges));
 }
 Encoded put(Builder& b, const Remove& m) {
     return done(fb::Body::Remove, fb::CreateRemove(b, m.namespace_id, digests(b, m.digests)));

@@ -12,12 +12,14 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
 #include <cmpool/model/view.h>
 
 namespace cmpool::client {
 
+using model::ByteRange;
 using model::Digest;
 using model::NamespaceSpec;
 
@@ -26,7 +28,12 @@ inline constexpr std::uint32_t kLeaseMsDefault = 2000;
 
 struct CallOptions {
     std::optional<Nanos> deadline;  ///< from now; none: the URI's
-    bool verify = false;            ///< get: compare checksums here, after the bytes have landed
+    /// get: compare checksums here, after the bytes have landed. For a part of a block the whole block's is
+    /// compared where it lies, and the part's own where it landed.
+    bool verify = false;
+    /// match: of how many parts a block consists, each under its model::part_digest(); it counts when all of
+    /// them are there, and the lease is on all of them.
+    std::uint32_t parts = 1;
 };
 
 /// A block to read, and where its bytes go, in order.
@@ -34,6 +41,7 @@ struct GetItem {
     Digest key;
     std::span<const MutableBytes> into;
     std::uint64_t group = 0;  ///< as it was put
+    ByteRange range{};        ///< which of its bytes; they are as little wrong as the whole block would be
 };
 
 /// A block to write, and where its bytes lie, in order.
@@ -55,6 +63,7 @@ enum class Outcome : std::uint8_t {
     Present,   ///< put: it could be found already
     Dropped,   ///< put: not stored; nothing is lost but the work of computing it again
     TooSmall,  ///< get: the buffers have less room than `bytes`
+    Outside,   ///< get: the range is none of the block, which has `bytes`
 };
 
 struct BlockResult {
@@ -90,9 +99,10 @@ public:
     [[nodiscard]] bool leased() const noexcept;
     /// Why the run may be shorter than what the pool holds (deadline, no connection), if so.
     [[nodiscard]] const std::optional<Error>& trouble() const noexcept;
-    /// The bytes of block `index` where they lie, without a copy, until release().
+    /// The bytes of block `index` where they lie, without a copy, until release(); of one in parts, those
+    /// of one part.
     /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
-    [[nodiscard]] Result<Bytes> view(std::size_t index) const;
+    [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
     void release() noexcept;
 
     struct State;
@@ -149,8 +159,13 @@ struct Status {
     std::string transport;  ///< "shm" or "tcp", once connected
     std::string node;
     std::string version;
-    std::string plane;          ///< why this transport
-    std::string local_address;  ///< where the pool says that its own host finds it; a path, or empty
+    std::string plane;              ///< why this transport
+    std::string kv;                 ///< what blocks are read over; `transport` where that carries them too
+    std::string kv_plane;           ///< why
+    std::uint64_t kv_requests = 0;  ///< one-sided reads, as the device was given them
+    std::uint64_t kv_doorbells = 0;
+    std::uint64_t kv_signalled = 0;  ///< of the requests, those that announce their end
+    std::string local_address;       ///< where the pool says that its own host finds it; a path, or empty
     std::optional<std::uint32_t> pool_uid;  ///< the kernel's word, on the same host
     bool pulls = false;                     ///< the pool reads what is put from this process's memory
     std::uint32_t shards = 0;
@@ -202,7 +217,7 @@ private:
 /// A pool that is absent, frozen or gone costs at most one deadline: then calls miss at once, until
 /// it answers again; that is found out on the side.
 ///
-///   Limits   batches of model::kBatchMax blocks of at most model::kBlockBytesMax
+///   Limits   batches of model::kBatchMax blocks (a match: or parts) of at most model::kBlockBytesMax
 ///   Lifetime buffers belong to the caller again when the call is settled; shm and tcp settle at once
 ///   Threads  one at a time; several threads open several clients
 class PoolClient {

@@ -36,6 +36,11 @@ struct ServerConfig {
     std::string local_address;  ///< where same-host clients connect; told to every client
     std::uint32_t shard = 0;    ///< which of `shards` this is; `capacity_bytes` are its own
     std::uint32_t shards = 1;
+    /// Where clients read this server's memory one-sided, as NAME://ADDRESS; told to every client.
+    std::vector<std::string> planes;
+    /// The fabric of those lanes, which knows the same memory; none: nobody reads one-sided. It outlives the
+    /// server.
+    transport::Fabric* one_sided = nullptr;
     /// Adds to the statistics what only the process knows, after all others; none: nothing to add.
     std::function<void(std::vector<wire::Stat>&)> add_host_stats;
 };

@@ -42,7 +42,7 @@ public:
         add(wire::Matched{2, 99, 500});
         add(wire::Release{lease_ids_});
         add(wire::Exists{3, digests_});
-        add(wire::Get{3, digests_, rooms_, true});
+        add(wire::Get{3, digests_, rooms_, true, ranges_});
         add(wire::Remove{3, digests_});
         add(wire::Outcomes{outcomes_, rooms_, checksums_});
         add(wire::Put{3, items_, {grant(5)}});
@@ -112,6 +112,7 @@ private:
     std::vector<wire::ListedBlock> listed_;
     std::vector<std::uint64_t> lease_ids_{11, 12, 13};
     std::vector<std::uint32_t> rooms_{100, 200, 300};
+    std::vector<model::ByteRange> ranges_{{5, 6}, {}, {0, 7}};
     std::vector<std::uint64_t> checksums_{21, 22, 23};
     std::vector<wire::Outcome> outcomes_{wire::Outcome::Ok, wire::Outcome::Miss, wire::Outcome::Later};
     std::vector<wire::Message> messages_;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
@@ -26,7 +27,7 @@ public:
     [[nodiscard]] virtual const std::string& address() const noexcept = 0;
 };
 
-/// One back end, opened once a process: `shm`, `tcp`, `sim`, later `verbs` and `urma`.
+/// One back end, opened once a process: `shm`, `tcp`, `verbs`, `sim`, later `urma`.
 ///
 ///   Lifetime  outlives its segments, listeners and lanes
 ///   Threads   any; what it opens belongs to the thread that opened it
@@ -45,10 +46,18 @@ public:
     /// Begins a lane to a listener and returns at once: operations may be posted, and a peer that is
     /// not there shows as PeerDown from post() or receive().
     [[nodiscard]] virtual Result<std::unique_ptr<Lane>> connect(std::string_view address) = 0;
+    /// For people: one sentence for each thing that it may travel through, and how it is reached.
+    [[nodiscard]] virtual std::vector<std::string> explain() const { return {}; }
 };
 
 /// `tcp`: address HOST:PORT; port 0 picks one. Segments are executed by the target's lane thread.
 [[nodiscard]] std::unique_ptr<Fabric> open_tcp(Entropy& entropy);
+
+/// `verbs`: RDMA, address HOST:PORT of a TCP connection that sets it up and carries the messages. One-sided
+/// operations go through the device whose port has this connection's local address (a loopback address: any
+/// that is up). Memory stays locked while it is a segment.
+/// Errors: Unsupported without a device, Denied when none can be opened.
+[[nodiscard]] Result<std::unique_ptr<Fabric>> open_verbs(Entropy& entropy);
 
 struct ShmOptions {
     /// Where segments and sockets live: tmpfs or hugetlbfs, owned by the pool's uid. Empty for a
@@ -63,6 +72,17 @@ struct ShmOptions {
 /// client has let go of it. Returns how many. Only for whoever holds the folder's lock, before its first
 /// allocate(): opening a fabric deletes nothing. Errors: Denied, Invalid.
 [[nodiscard]] Result<std::size_t> remove_stale_segments(const std::string& runtime_dir);
+
+/// The back ends that read memory across hosts without its owner's help, by name, so that those above need
+/// not know which there are: servers say NAME://ADDRESS, clients open what both sides have.
+[[nodiscard]] std::vector<std::string> plane_names();
+/// Errors: Unsupported for a name that this build does not know, or where the host has no such device.
+[[nodiscard]] Result<std::unique_ptr<Fabric>> open_plane(std::string_view name, Entropy& entropy);
+struct PlaneAddress {
+    std::string name, address;
+};
+/// Errors: Invalid for another form than NAME://ADDRESS.
+[[nodiscard]] Result<PlaneAddress> parse_plane(std::string_view text);
 
 /// What `open_faulty` may do to the lanes of a real back end; all probabilities per call.
 struct FaultPlan {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
@@ -29,6 +30,13 @@ public:
     virtual void landed(Lane& /*lane*/, std::uint64_t /*bytes*/) {}
     /// The payload has landed where place() said.
     virtual void message(Lane& lane, Bytes head, std::uint64_t payload_bytes) = 0;
+};
+
+/// What one-sided operations have cost a lane whose device executes them; zeros on other back ends.
+struct LaneCounts {
+    std::uint64_t requests = 0;   ///< given to the device
+    std::uint64_t doorbells = 0;  ///< times that it was told of new ones
+    std::uint64_t signalled = 0;  ///< requests that announce their own end
 };
 
 /// A send queue and its completions, to one peer, whatever the back end.
@@ -80,6 +88,7 @@ public:
     [[nodiscard]] virtual std::size_t free_slots() const noexcept = 0;
     [[nodiscard]] virtual const Caps& caps() const noexcept = 0;
     [[nodiscard]] virtual const PeerIdentity& peer() const noexcept = 0;
+    [[nodiscard]] virtual LaneCounts counts() const noexcept { return {}; }
 };
 
 }  // namespace cmpool::transport

@@ -11,6 +11,7 @@
 
 #include <cmpool/base/bytes.h>
 #include <cmpool/base/result.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
 #include <cmpool/model/view.h>
@@ -31,6 +32,8 @@ inline constexpr std::size_t kStatsMax = 1024;
 inline constexpr std::uint32_t kShardsMax = 64;
 /// Most namespaces that a Namespaces names.
 inline constexpr std::size_t kNamespacesListed = 256;
+/// Most planes that a server says it has.
+inline constexpr std::size_t kPlanesMax = 8;
 
 struct Grant {
     std::uint32_t index = 0;
@@ -52,6 +55,7 @@ struct Welcome {
     std::string local_address;
     std::uint32_t shards = 1;
     std::uint64_t node_id = 0;
+    std::vector<std::string> planes;  ///< NAME://ADDRESS
 };
 struct OpenNamespace {
     model::NamespaceSpec spec;
@@ -79,11 +83,19 @@ struct Match {
     std::uint32_t namespace_id = 0;
     std::span<const model::Digest> chain;
     std::uint32_t lease_ms = 0;
+    bool places = false;
+};
+struct Place {
+    std::uint64_t tag_word = 0;
+    std::uint64_t location_word = 0;
+    std::uint32_t slot = 0;
+    std::uint32_t length = 0;
 };
 struct Matched {
     std::uint32_t blocks = 0;
     std::uint64_t lease_id = 0;
     std::uint32_t lease_ms = 0;
+    std::span<const Place> places;
 };
 struct Release {
     std::span<const std::uint64_t> lease_ids;
@@ -97,6 +109,7 @@ struct Get {
     std::span<const model::Digest> digests;
     std::span<const std::uint32_t> bytes_max;
     bool verify = false;
+    std::span<const model::ByteRange> ranges;  ///< none: whole blocks
 };
 struct Remove {
     std::uint32_t namespace_id = 0;
@@ -113,6 +126,7 @@ enum class Outcome : std::uint8_t {
     Orphan = 5,    ///< Put: the block before it is not here, so nobody could find this one
     Later = 6,     ///< Get: the answer was full: ask again for this one
     NoPull = 7,    ///< Put: the window cannot be read: send the payload
+    Outside = 8,   ///< Get: the range is none of the block, which has `lengths` bytes
 };
 
 struct Outcomes {
