@@ -277,15 +277,16 @@ void Shards::give_up(Asker& asker, const Error& why) {
 }
 
 void Shards::fail_over(Asker& asker, const Error& why) {
-    // Whoever is told asks others at once, which may add sessions.
-    for (std::uint32_t shard = 0, all = count(); shard < all; ++shard) {
-        const auto session = sessions_[shard];
+    std::vector<std::uint64_t> lost;
+    for (const auto& session : sessions_) {
         const auto parts = session->parts_of(asker);
         if (parts.empty()) continue;
         session->forget_requests(asker);
         session->overdue(why);
-        for (const std::uint64_t part : parts) asker.lost(part, why);
+        lost.insert(lost.end(), parts.begin(), parts.end());
     }
+    // Whoever is told asks others at once: only now, or what they owe would look overdue too.
+    for (const std::uint64_t part : lost) asker.lost(part, why);
 }
 
 void Shards::overdue(const Error& why) {

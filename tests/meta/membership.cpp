@@ -160,6 +160,8 @@ TEST_CASE("meta that has forgotten everything goes on behind the epochs that mem
     World world;
     REQUIRE(world.members.join(member_of(2), 41, world.now));
     CHECK(world.members.view()->epoch == 42);
+    CHECK(world.members.join(member_of(3), UINT64_MAX, world.now).error().code == Errc::Invalid);
+    CHECK(world.members.view()->epoch == 42);
 }
 
 TEST_CASE("a change that the store does not take is no change") {

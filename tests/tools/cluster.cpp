@@ -66,7 +66,7 @@ TEST_CASE("namespaces are made, listed, changed and removed") {
     CHECK(run({"set", "mine", "--replicas", "9"}).code == 2);
     CHECK(run({"set", "theirs", "--replicas", "1"}).code == 1);
 
-    REQUIRE(cli({"put", "key", "--namespace", "mine", "--pool", pool.uri()}, "bytes").code == 0);
+    REQUIRE(cli({"put", "key", "-", "--namespace", "mine", "--pool", pool.uri()}, "bytes").code == 0);
     CHECK(cli({"get", "key", "--namespace", "mine", "--pool", pool.uri()}).out == "bytes");
     REQUIRE(run({"rm", "mine"}).code == 0);
     CHECK(find("mine").is_null());

@@ -28,8 +28,8 @@ struct Group {
 };
 
 // A value that no group names is shown too, in a group of its own: a newer pool may have more.
-const std::array<Group, 6>& groups() {
-    static const std::array<Group, 6> all{{
+const std::array<Group, 7>& groups() {
+    static const std::array<Group, 7> all{{
         {"memory",
          {{"capacity_bytes", "capacity"},
           {"block_bytes", "in blocks", "capacity_bytes"},
@@ -69,6 +69,7 @@ const std::array<Group, 6>& groups() {
           {"leases_given", "given"},
           {"leases_expired", "expired"},
           {"leases_refused", "refused"}}},
+        {"cluster", {{"epoch", "epoch"}, {"members", "members that own blocks"}}},
         {"clients",
          {{"clients", "now"},
           {"client_pages", "with mapped memory"},

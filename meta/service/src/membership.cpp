@@ -49,6 +49,8 @@ Result<void> Membership::publish(model::View next) {
 Result<void> Membership::join(model::Member member, std::uint64_t epoch, Instant now) {
     if (member.address.empty() || member.node_id == 0)
         return fail(Errc::Invalid, "expected a member with an id and an address, saw \"{}\"", member.name);
+    if (epoch >= kEpochEnd)
+        return fail(Errc::Invalid, "expected an epoch below {}, saw {}", kEpochEnd, epoch);
     if (member.state == MemberState::Down) member.state = MemberState::Serving;
     model::View next = *view_;
     next.epoch = std::max(view_->epoch, epoch) + 1;

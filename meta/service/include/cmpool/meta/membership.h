@@ -14,6 +14,9 @@
 
 namespace cmpool::meta {
 
+/// No cluster changes so often; whoever says so is wrong, and would leave no epoch to grow to.
+inline constexpr std::uint64_t kEpochEnd = std::uint64_t{1} << 48;
+
 struct LeaseTimes {
     /// How long a member may be silent.
     std::chrono::milliseconds lease{3000};
@@ -40,7 +43,8 @@ public:
     [[nodiscard]] LeaseTimes times() const noexcept { return times_; }
 
     /// A member begins to serve, or serves on with another address or weight. Whoever had its address is
-    /// forgotten. `epoch` is the last that it knows. Errors: NoCapacity; Invalid without an address.
+    /// forgotten. `epoch` is the last that it knows. Errors: NoCapacity; Invalid without an address, or above
+    /// kEpochEnd.
     [[nodiscard]] Result<void> join(model::Member member, std::uint64_t epoch, Instant now);
     /// Errors: LeaseLost where it is not a member, or was one in another run.
     [[nodiscard]] Result<void> renew(std::uint64_t node_id, std::uint64_t incarnation, Instant now);
