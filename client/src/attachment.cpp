@@ -14,7 +14,7 @@ using model::kUnitBytes;
 namespace {
 
 /// Of a block, what is loaded ahead: the processor sees by itself how it goes on.
-constexpr std::size_t kAheadBytes = 1 * KiB;
+constexpr std::size_t kAheadBytes = 4 * KiB + 64;
 
 }  // namespace
 
@@ -68,29 +68,37 @@ bool Attachment::unchanged(const Sighting& sighting) const noexcept {
 
 // The bytes may be overwritten while we copy them: what we copied is looked at only once the slot
 // has proved that they were not.
-std::optional<Attachment::Copied> Attachment::copy(const model::Digest& digest, const Sighting& sighting,
-                                                   std::span<const MutableBytes> into) const noexcept {
-    const auto copied = copy_pinned(digest, sighting, into);
+std::optional<Attachment::Copied> Attachment::copy(const GetItem& item, const Sighting& sighting,
+                                                   bool verify) const noexcept {
+    const auto copied = copy_pinned(item, sighting, verify);
     std::atomic_thread_fence(std::memory_order_acquire);
     if (!unchanged(sighting)) return std::nullopt;
     return copied;
 }
 
-std::optional<Attachment::Copied> Attachment::copy_pinned(const model::Digest& digest,
-                                                          const Sighting& sighting,
-                                                          std::span<const MutableBytes> into) const noexcept {
+std::optional<Attachment::Copied> Attachment::copy_pinned(const GetItem& item, const Sighting& sighting,
+                                                          bool verify) const noexcept {
     const Bytes block = extent(sighting.at);
     if (block.empty()) return std::nullopt;
     model::BlockHeader header;
     std::memcpy(static_cast<void*>(&header), block.data(), sizeof header);
-    if (header.digest != digest || header.length > block.size() - kHeaderBytes) return std::nullopt;
-    Bytes rest = block.subspan(kHeaderBytes, header.length);
-    for (const MutableBytes piece : into) {
+    if (header.digest != item.key || header.length > block.size() - kHeaderBytes) return std::nullopt;
+    const auto range = item.range.within(header.length);
+    if (!range) return Copied{Outcome::Outside, header.length, 0};
+    const Bytes payload = block.subspan(kHeaderBytes, header.length);
+    Bytes rest = payload.subspan(range->offset, range->length);
+    Copied copied{Outcome::Hit, range->length, header.payload_checksum};
+    if (verify && !item.range.whole()) {
+        copied.sound = model::checksum(payload) == header.payload_checksum;
+        copied.checksum = model::checksum(rest);
+    }
+    for (const MutableBytes piece : item.into) {
         const std::size_t count = std::min(piece.size(), rest.size());
         if (count > 0) std::memcpy(piece.data(), rest.data(), count);
         rest = rest.subspan(count);
     }
-    return Copied{rest.empty() ? Outcome::Hit : Outcome::TooSmall, header.length, header.payload_checksum};
+    if (!rest.empty()) copied.outcome = Outcome::TooSmall;
+    return copied;
 }
 
 std::vector<std::uint32_t> Attachment::pin(std::span<const Sighting> run) {

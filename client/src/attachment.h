@@ -48,17 +48,19 @@ public:
     [[nodiscard]] Bytes extent(const model::Location& at) const noexcept;
     [[nodiscard]] bool unchanged(const Sighting& sighting) const noexcept;
 
-    /// Copies a block out. Nothing means that it has gone meanwhile, or is another's: a miss.
+    /// Copies what is wanted of a block out. Nothing means that it has gone meanwhile, or is another's: a
+    /// miss.
     struct Copied {
         Outcome outcome;
         std::uint32_t bytes;
-        std::uint64_t checksum;
+        std::uint64_t checksum;  ///< of the whole block; of a part only where it is to be verified
+        bool sound = true;       ///< false: a part was to be verified, and the block has another checksum
     };
-    [[nodiscard]] std::optional<Copied> copy(const model::Digest& digest, const Sighting& sighting,
-                                             std::span<const MutableBytes> into) const noexcept;
+    [[nodiscard]] std::optional<Copied> copy(const GetItem& item, const Sighting& sighting,
+                                             bool verify) const noexcept;
     /// The same of a block that is pinned here: nobody changes it, whatever the index shows.
-    [[nodiscard]] std::optional<Copied> copy_pinned(const model::Digest& digest, const Sighting& sighting,
-                                                    std::span<const MutableBytes> into) const noexcept;
+    [[nodiscard]] std::optional<Copied> copy_pinned(const GetItem& item, const Sighting& sighting,
+                                                    bool verify) const noexcept;
 
     /// Pins as many leading blocks as are still there and as there is room for; one fence for all.
     [[nodiscard]] std::vector<std::uint32_t> pin(std::span<const Sighting> run);

@@ -40,14 +40,38 @@ bool Call::ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::sp
 }
 
 void Call::ended() {
-    if (--outstanding_ == 0) finish();
+    if (--outstanding_ > 0) return;
+    begun();  // what goes on may end at once
+    go_on();
+    if (--outstanding_ == 0 && !done_) finish();
 }
 
-bool Call::refresh_once(std::uint32_t shard) {
-    if (refreshed_[shard] || !(*shards_)[shard].refresh(*this, shard)) return false;
-    refreshed_[shard] = true;
+bool Call::refresh_once(std::uint32_t shard, std::uint64_t part) {
+    if (std::find(refreshed_.begin(), refreshed_.end(), shard) != refreshed_.end() ||
+        !(*shards_)[shard].refresh(*this, part))
+        return false;
+    refreshed_.push_back(shard);
     begun();
     return true;
+}
+
+void Call::when_decided(std::uint32_t shard, std::function<void()> then) {
+    if (!shards_->undecided(shard)) return then();
+    begun();
+    parked_.push_back({shard, std::move(then)});
+}
+
+void Call::resume() {
+    for (std::size_t at = 0; at < parked_.size() && !done_;) {
+        if (shards_->undecided(parked_[at].shard)) {
+            ++at;
+            continue;
+        }
+        const auto then = std::move(parked_[at].then);
+        parked_.erase(parked_.begin() + static_cast<std::ptrdiff_t>(at));
+        then();
+        ended();
+    }
 }
 
 Report ReportCall::take() {
@@ -60,13 +84,17 @@ Report ReportCall::take() {
 // A key alone tells its shard where each block is a group of its own. Else it may lie on any.
 void KeysCall::begin() {
     if (keys_.empty()) return end({});
-    if (shards().spec().group_blocks <= 1) {
-        asked_ = split([&](std::uint32_t index) { return shards().of(0, keys_[index]); });
-    } else {
-        const auto all = split([](std::uint32_t) { return 0; }).front();
-        asked_.assign(shards().count(), all);
-    }
     begun();
+    asked_.resize(shards().count());
+    for (std::uint32_t index = 0; index < keys_.size() && shards().spec().group_blocks <= 1; ++index) {
+        Shards::Owners owners;
+        for (const std::uint32_t shard : shards().owners(0, keys_[index], owners))
+            asked_[shard].push_back(index);
+    }
+    for (std::uint32_t shard = 0; shard < asked_.size() && shards().spec().group_blocks > 1; ++shard) {
+        if (!shards().in_use(shard)) continue;
+        for (std::uint32_t index = 0; index < keys_.size(); ++index) asked_[shard].push_back(index);
+    }
     for (std::uint32_t shard = 0; shard < asked_.size(); ++shard) {
         if (asked_[shard].empty()) continue;
         std::vector<Digest> keys;

@@ -2,8 +2,9 @@
 
 #include "shards.h"
 
-#include <bitset>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,7 +25,7 @@ inline constexpr std::uint64_t kPutChunkBytes = 4 * MiB;
 inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
 /// Payload that is summed up while the pool says which blocks it wants.
 inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
-/// Puts of one call on their way at once.
+/// Puts of one call that are on their way to one shard at once.
 inline constexpr std::size_t kPutsInFlight = 4;
 
 /// One call of an engine, from begin() to done. It ends by answers, by the loss of the connection,
@@ -34,14 +35,21 @@ public:
     Call(std::shared_ptr<Shards> shards, Instant deadline)
         : shards_(std::move(shards)), deadline_(deadline) {}
 
-    /// No shard is undecided.
+    /// No shard is undecided, or nobody waits for it.
     virtual void begin() = 0;
+    /// A shard has connected, or given up: goes on with what waited for that.
+    void resume();
     /// Ends now with what there is.
     void end(std::optional<Error> trouble);
     void lost(std::uint64_t part, const Error& why) override;
 
     [[nodiscard]] const bool& done() const noexcept { return done_; }
     [[nodiscard]] Instant deadline() const noexcept { return deadline_; }
+    /// When others are asked for what has not been answered.
+    [[nodiscard]] Instant patience() const noexcept { return patience_; }
+    void set_patience(Instant until) noexcept { patience_ = until; }
+    /// Whether another owner can answer in the place of one that is silent.
+    [[nodiscard]] virtual bool asks_others() const noexcept { return false; }
 
 protected:
     [[nodiscard]] Shards& shards() const noexcept { return *shards_; }
@@ -52,27 +60,52 @@ protected:
     void begun() noexcept { ++outstanding_; }
     /// A part has ended.
     void ended();
+    /// Runs `then` as soon as it is known whether a shard can be asked; the call goes on until then.
+    void when_decided(std::uint32_t shard, std::function<void()> then);
+    /// All parts have ended: begins others, if there is more to ask.
+    virtual void go_on() {}
     /// The call is done: what the pool may still look at is taken back.
     virtual void over() noexcept {}
     /// Asks a shard for the segments that we have not mapped yet, once a call; answer(shard, Attached)
     /// follows.
-    [[nodiscard]] bool refresh_once(std::uint32_t shard);
+    [[nodiscard]] bool refresh_once(std::uint32_t shard, std::uint64_t part);
     void note(const Error& trouble);
 
     std::optional<Error> trouble_;
 
 private:
+    struct Parked {
+        std::uint32_t shard;
+        std::function<void()> then;
+    };
     void finish() noexcept;
 
     std::shared_ptr<Shards> shards_;
     Instant deadline_;
+    Instant patience_ = Instant::never();
     std::size_t outstanding_ = 0;
     bool done_ = false;
-    std::bitset<wire::kShardsMax> refreshed_;
+    std::vector<std::uint32_t> refreshed_;
+    std::vector<Parked> parked_;
 };
+
+/// Shards that are asked for one block, one after the other.
+inline constexpr std::size_t kTriesMax = 4;
 
 /// Which items of a batch concern which shard, in the order of the batch.
 using Split = std::vector<std::vector<std::uint32_t>>;
+
+class ReportCall;
+class MatchCall;
+
+template <>
+struct Pending<Report>::State {
+    ReportCall* call;
+};
+template <>
+struct Pending<Match>::State {
+    MatchCall* call;
+};
 
 /// A call on a batch of blocks.
 class ReportCall : public Call {
@@ -82,6 +115,7 @@ public:
         report_.blocks.resize(count);
     }
     [[nodiscard]] Report take();
+    [[nodiscard]] Pending<Report>::State* held() noexcept { return &held_; }
 
 protected:
     template <class ShardOf>
@@ -94,6 +128,9 @@ protected:
     }
 
     Report report_;
+
+private:
+    Pending<Report>::State held_{this};
 };
 
 class GetCall final : public ReportCall, public ReadUser {
@@ -102,6 +139,8 @@ public:
     void begin() override;
     void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
+    void lost(std::uint64_t part, const Error& why) override;
+    [[nodiscard]] bool asks_others() const noexcept override { return true; }
     void read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) override;
     void read_lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] const ReadUser* reads() const noexcept override { return this; }
@@ -111,6 +150,10 @@ private:
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
     };
+    /// Parts with this bit map new segments of the shard in their low bits.
+    static constexpr std::uint64_t kRefresh = std::uint64_t{1} << 63;
+    void go_on() override;
+    void missed(std::uint32_t index, std::uint32_t shard);
     void begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
@@ -118,13 +161,16 @@ private:
     /// Reads what a match has told the place of; the others are asked for.
     void get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
-    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum);
+    void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
 
     std::span<const GetItem> items_;
     bool verify_;
     std::vector<Chunk> chunks_;  ///< by part
     std::vector<Chunk> reads_;   ///< by part of a read
     Split unmapped_;             ///< by shard: items in segments that we do not know yet
+    // Of a cluster:
+    std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
+    std::map<std::uint32_t, std::vector<std::uint32_t>> again_;  ///< by shard: items to ask it for
 };
 
 class PutCall final : public ReportCall {
@@ -143,13 +189,19 @@ private:
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
+        bool sent = false;
     };
-    /// Parts with this bit ask a shard, in their low bits, what is there already.
+    struct Asked {
+        std::uint32_t shard;
+        std::vector<std::uint32_t> items;
+    };
+    /// Parts with this bit ask, in their low bits, which of these are there already.
     static constexpr std::uint64_t kWanted = std::uint64_t{1} << 63;
 
     void over() noexcept override;
+    void go_on() override;
     [[nodiscard]] bool accept(std::uint32_t index);
-    void begin_shard(std::uint32_t shard);
+    void begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items);
     void hash_ahead(std::span<const std::uint32_t> items);
     void queue(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void send_next();
@@ -162,9 +214,11 @@ private:
     std::span<const PutItem> items_;
     std::vector<Measured> measured_;
     Split accepted_;  ///< by shard
+    std::uint64_t epoch_ = 0;
+    std::vector<Asked> asked_;
     std::vector<Chunk> chunks_;
-    std::size_t next_chunk_ = 0;
-    std::size_t in_flight_ = 0;  ///< chunks
+    std::size_t first_unsent_ = 0;        ///< no chunk before it waits
+    std::vector<std::size_t> in_flight_;  ///< chunks, by shard
 };
 
 /// Exists or Remove.
@@ -184,34 +238,48 @@ private:
 class MatchCall final : public Call {
 public:
     MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-              std::uint32_t lease_ms);
+              std::uint32_t lease_ms, std::uint32_t parts);
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
+    [[nodiscard]] bool asks_others() const noexcept override { return true; }
     [[nodiscard]] Match take();
+    [[nodiscard]] Pending<Match>::State* held() noexcept { return &held_; }
 
 private:
+    void go_on() override;
     void over() noexcept override;
-    void match_mapped(std::uint32_t shard);
+    void begin_part(std::size_t part);
+    void match_mapped(std::size_t number);
+    void add(std::uint32_t at);
+    [[nodiscard]] Digest part_of(std::uint32_t at, std::uint32_t part) const;
+    [[nodiscard]] std::size_t run() const noexcept;
 
     std::span<const Digest> chain_;
     std::uint32_t lease_ms_;
     std::shared_ptr<Match::State> state_;
+    Pending<Match>::State held_{this};
 };
 
-/// Stats or List: an answer for people.
+/// Stats, List or a question to meta: an answer for people.
 class InfoCall final : public Call {
 public:
-    InfoCall(std::shared_ptr<Shards> shards, Instant deadline, wire::Body question)
-        : Call(std::move(shards), deadline), question_(std::move(question)) {}
+    /// Without a member it is the one that speaks for all.
+    InfoCall(std::shared_ptr<Shards> shards, Instant deadline, wire::Body question,
+             std::optional<std::uint64_t> member = std::nullopt)
+        : Call(std::move(shards), deadline), question_(std::move(question)), member_(member) {}
     void begin() override;
     void answer(std::uint64_t shard, const wire::Body& answer) override;
     [[nodiscard]] Result<std::vector<Statistic>> take_stats();
     [[nodiscard]] Result<Listing> take_listing();
+    /// Errors besides: what meta has refused.
+    [[nodiscard]] Result<wire::Body> take_answer();
 
 private:
     void add(const wire::Stat& stat);
 
     wire::Body question_;
+    std::optional<std::uint64_t> member_;
+    std::optional<wire::Body> answer_;
     std::vector<Statistic> stats_;
     Listing listing_;
 };
@@ -222,6 +290,8 @@ struct Match::State {
 
     /// What of the chain lies on one shard, in the chain's order.
     struct Part {
+        std::uint32_t shard = 0;
+        std::vector<std::uint32_t> tried;  ///< shards that have been asked for these blocks before
         std::vector<Digest> digests;
         std::size_t blocks = 0;  ///< of them, found from the first on
         std::uint64_t lease_id = 0;
@@ -239,16 +309,17 @@ struct Match::State {
         }
     };
     struct Place {
-        std::uint32_t shard;
-        std::uint32_t at;  ///< in its part
+        std::uint32_t part;
+        std::uint32_t at;  ///< in it
     };
-    [[nodiscard]] Place place(std::size_t block) const noexcept;
+    [[nodiscard]] Place place(std::size_t entry) const noexcept;
 
-    std::size_t blocks = 0;
+    std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
+    std::size_t blocks = 0;        ///< of which all parts are there
     bool leased = false;
     std::optional<Error> trouble;
-    std::vector<Part> parts;    ///< by shard
-    std::vector<Place> places;  ///< by block; empty where there is one shard
+    std::vector<Part> parts;    ///< at first by shard
+    std::vector<Place> places;  ///< by entry; empty where there is one shard
 };
 
 }  // namespace cmpool::client

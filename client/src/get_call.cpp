@@ -49,6 +49,11 @@ void GetCall::begin() {
 
 void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     if (wanted.empty()) return;
+    if (shards().cluster() && shards().undecided(shard)) {
+        return when_decided(shard, [this, shard, items = std::vector(wanted.begin(), wanted.end())] {
+            begin_shard(shard, items);
+        });
+    }
     if (shards()[shard].attachment() != nullptr) {
         get_mapped(shard, wanted);
     } else if (shards()[shard].reader().ready()) {
@@ -58,8 +63,39 @@ void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wa
     }
 }
 
-void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum) {
-    if (verify_ && checksum_of(items_[index], bytes) != checksum) {
+// Another member may hold it: a replica, or the owner by a view that the answer has brought.
+void GetCall::missed(std::uint32_t index, std::uint32_t shard) {
+    shards().catch_up();
+    if (!shards().cluster()) return;
+    tried_.resize(items_.size());
+    auto& tried = tried_[index];
+    tried.push_back(shard);
+    if (tried.size() >= kTriesMax) return;
+    if (const auto next = shards().next(items_[index].group, items_[index].key, tried))
+        again_[*next].push_back(index);
+}
+
+void GetCall::go_on() {
+    while (!again_.empty()) {
+        for (const auto& [shard, items] : std::exchange(again_, {})) begin_shard(shard, items);
+    }
+    // What another has made good is no trouble.
+    if (trouble_ && report_.count(Outcome::Hit) == items_.size()) trouble_.reset();
+}
+
+void GetCall::lost(std::uint64_t part, const Error& why) {
+    note(why);
+    const auto shard = static_cast<std::uint32_t>(part & ~kRefresh);
+    if ((part & kRefresh) != 0) {
+        for (const std::uint32_t index : std::exchange(unmapped_[shard], {})) missed(index, shard);
+    } else {
+        for (const std::uint32_t index : chunks_[part].items) missed(index, chunks_[part].shard);
+    }
+    ended();
+}
+
+void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound) {
+    if (verify_ && (!sound || checksum_of(items_[index], bytes) != checksum)) {
         return note({Errc::Corrupt, fmt::format("block {} of the batch does not have its checksum", index)});
     }
     report_.blocks[index] = {.outcome = Outcome::Hit, .bytes = bytes};
@@ -67,11 +103,14 @@ void GetCall::landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t che
 
 void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     const auto& attachment = shards()[shard].attachment();
-    if (attachment == nullptr) return;  // gone while we asked for segments: misses
+    if (attachment == nullptr) {  // gone while we asked for segments
+        for (const std::uint32_t index : wanted) missed(index, shard);
+        return;
+    }
     Attachment& memory = *attachment;
     for (const std::uint32_t index : wanted) memory.prefetch(items_[index].key);
-    std::vector<Sighting> seen;  // without a slot: not
-    seen.reserve(wanted.size());
+    thread_local std::vector<Sighting> seen;  // without a slot: not
+    seen.clear();
     for (const std::uint32_t index : wanted)
         seen.push_back(memory.probe(items_[index].key).value_or(Sighting{}));
     std::vector<std::uint32_t> unmapped;
@@ -83,6 +122,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
         const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
         const Sighting sighting = seen[at];
+        if (at == 0 && sighting.slot != nullptr) memory.prefetch(sighting);
         if (at + 1 < seen.size() && seen[at + 1].slot != nullptr) memory.prefetch(seen[at + 1]);
         if (sighting.slot == nullptr) {
             unseen.push_back(index);
@@ -92,7 +132,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
             unmapped.push_back(index);
             continue;
         }
-        const auto copied = memory.copy(item.key, sighting, item.into);
+        const auto copied = memory.copy(item, sighting, verify_);
         if (!copied) {
             ++stale;
             unseen.push_back(index);
@@ -104,9 +144,15 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     }
     get_lent(memory, unseen);
     memory.touch(std::span(seen).first(hits));
-    const bool again = !unmapped.empty() && refresh_once(shard);
+    const bool again = !unmapped.empty() && refresh_once(shard, kRefresh | shard);
     memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
-    if (!again) return;
+    for (const std::uint32_t index : unseen) {
+        if (report_.blocks[index].outcome == Outcome::Miss) missed(index, shard);
+    }
+    if (!again) {
+        for (const std::uint32_t index : unmapped) missed(index, shard);
+        return;
+    }
     unmapped_.resize(shards().count());
     unmapped_[shard] = std::move(unmapped);  // answer() comes back for them
 }
@@ -118,14 +164,14 @@ void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> 
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
         if (found == lent.end()) continue;
-        const auto copied = memory.copy_pinned(items_[index].key, found->second, items_[index].into);
+        const auto copied = memory.copy_pinned(items_[index], found->second, verify_);
         if (copied) (void)copied_out(index, *copied);
     }
 }
 
 bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {
     if (copied.outcome == Outcome::Hit) {
-        landed(index, copied.bytes, copied.checksum);
+        landed(index, copied.bytes, copied.checksum, copied.sound);
         return true;
     }
     report_.blocks[index] = {.outcome = copied.outcome, .bytes = copied.bytes};
@@ -145,17 +191,25 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
         chunks_.back().items.push_back(index);
         chunk_bytes += bytes;
     }
+    thread_local std::vector<Digest> digests;
+    thread_local std::vector<std::uint32_t> rooms;
+    thread_local std::vector<ByteRange> ranges;
     for (std::size_t part = first; part < chunks_.size(); ++part) {
-        std::vector<Digest> digests;
-        std::vector<std::uint32_t> rooms;
-        digests.reserve(chunks_[part].items.size());
-        rooms.reserve(chunks_[part].items.size());
+        digests.clear();
+        rooms.clear();
+        ranges.clear();
+        bool whole = true;
         for (const std::uint32_t index : chunks_[part].items) {
             digests.push_back(items_[index].key);
             rooms.push_back(
                 static_cast<std::uint32_t>(std::min<std::uint64_t>(room(items_[index]), UINT32_MAX)));
+            ranges.push_back(items_[index].range);
+            whole = whole && ranges.back().whole();
         }
-        ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_});
+        if (whole) ranges.clear();
+        if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges}))
+            continue;
+        for (const std::uint32_t index : chunks_[part].items) missed(index, shard);
     }
 }
 
@@ -166,7 +220,8 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
     Chunk chunk{shard, {}};
     std::vector<std::uint32_t> others;
     for (const std::uint32_t index : wanted) {
-        const wire::Place* place = reader.places().find(items_[index].key);
+        const wire::Place* place =
+            items_[index].range.whole() ? reader.places().find(items_[index].key) : nullptr;
         if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
             others.push_back(index);
             continue;
@@ -238,7 +293,8 @@ void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<Mu
 
 void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
     if (std::holds_alternative<wire::Attached>(answer)) {
-        get_mapped(static_cast<std::uint32_t>(part), std::exchange(unmapped_[part], {}));
+        const auto shard = static_cast<std::uint32_t>(part & ~kRefresh);
+        get_mapped(shard, std::exchange(unmapped_[shard], {}));
         return ended();
     }
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
@@ -253,10 +309,13 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         const std::uint32_t index = chunk[at];
         const std::uint32_t length = outcomes->lengths[at];
         const auto outcome = outcomes->outcomes[at];
-        const bool fits = length <= room(items_[index]);
+        const ByteRange& range = items_[index].range;
+        const bool fits = length <= room(items_[index]) && (range.whole() || length == range.length);
         if (outcome == wire::Outcome::Ok && fits) landed(index, length, outcomes->checksums[at]);
         if (outcome == wire::Outcome::TooSmall) report_.blocks[index] = {Outcome::TooSmall, length};
+        if (outcome == wire::Outcome::Outside) report_.blocks[index] = {Outcome::Outside, length};
         if (outcome == wire::Outcome::Later) later.push_back(index);
+        if (outcome == wire::Outcome::Miss) missed(index, shard);
     }
     // A whole answer of Later cannot be asked again for ever: it had room for one block at least.
     if (!later.empty() && later.size() < chunk.size()) get_by_message(std::uint32_t{shard}, later);

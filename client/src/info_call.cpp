@@ -6,12 +6,13 @@ namespace cmpool::client {
 namespace {
 
 // A listing's cursor names the shard that it has come to in its highest bits.
-constexpr unsigned kCursorBits = 56;
+constexpr unsigned kCursorBits = 44;
 constexpr std::uint64_t kCursorMask = (std::uint64_t{1} << kCursorBits) - 1;
 
 /// What does not add up over the shards of a server: they agree, or a client is at each of them.
 bool of_one_shard(std::string_view name) {
-    return name == "segment_bytes" || name == "clients" || name == "domains";
+    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "epoch" ||
+           name == "members";
 }
 
 }  // namespace
@@ -28,7 +29,12 @@ void InfoCall::begin() {
             note({Errc::Invalid, fmt::format("expected a cursor of this pool, saw {}", list->cursor)});
         }
     } else {
-        for (std::uint32_t shard = 0; shard < shards().count(); ++shard) ask(shard, shard, question_);
+        const auto asked = member_ ? shards().of_member(*member_) : shards().home();
+        if (asked.empty()) note({Errc::PeerDown, "there is no connection to it"});
+        const bool all = std::holds_alternative<wire::StatsRequest>(question_);
+        for (const std::uint32_t shard :
+             asked.first(all ? asked.size() : std::min<std::size_t>(asked.size(), 1)))
+            ask(shard, shard, question_);
     }
     ended();
 }
@@ -42,13 +48,26 @@ void InfoCall::answer(std::uint64_t shard, const wire::Body& answer) {
         }
         if (listed->next_cursor != 0) {
             listing_.next_cursor = shard << kCursorBits | listed->next_cursor;
-        } else if (shard + 1 < shards().count()) {
-            listing_.next_cursor = (shard + 1) << kCursorBits;
+        } else {
+            // Members that do not answer have nothing to show.
+            auto next = static_cast<std::uint32_t>(shard) + 1;
+            while (next < shards().count() &&
+                   (!shards().in_use(next) || (shards().cluster() && !shards()[next].ready())))
+                ++next;
+            if (next < shards().count()) listing_.next_cursor = std::uint64_t{next} << kCursorBits;
         }
+    } else if (std::holds_alternative<wire::Namespaces>(answer) ||
+               std::holds_alternative<wire::Members>(answer)) {
+        answer_ = answer;
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
     ended();
+}
+
+Result<wire::Body> InfoCall::take_answer() {
+    if (trouble_) return fail(*trouble_);
+    return std::move(*answer_);
 }
 
 void InfoCall::add(const wire::Stat& stat) {

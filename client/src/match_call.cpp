@@ -5,44 +5,117 @@
 namespace cmpool::client {
 
 MatchCall::MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const Digest> chain,
-                     std::uint32_t lease_ms)
+                     std::uint32_t lease_ms, std::uint32_t parts)
     : Call(std::move(shards), deadline),
       chain_(chain),
       lease_ms_(lease_ms),
-      state_(std::make_shared<Match::State>()) {}
+      state_(std::make_shared<Match::State>()) {
+    state_->parts_each = parts;
+}
 
 void MatchCall::begin() {
     auto& parts = state_->parts;
     parts.resize(shards().count());
-    if (parts.size() == 1) {
+    if (parts.size() == 1 && state_->parts_each == 1) {
         parts.front().digests.assign(chain_.begin(), chain_.end());
     } else {
-        const std::uint32_t group_blocks = shards().spec().group_blocks;
-        for (std::uint32_t at = 0; at < chain_.size(); ++at) {
-            const auto shard = shards().of(model::group_key(chain_, at, group_blocks), chain_[at]);
-            state_->places.push_back({shard, static_cast<std::uint32_t>(parts[shard].digests.size())});
-            parts[shard].digests.push_back(chain_[at]);
-        }
+        for (std::uint32_t shard = 0; shard < parts.size(); ++shard) parts[shard].shard = shard;
+        for (std::uint32_t at = 0; at < chain_.size(); ++at) add(at);
     }
     begun();
-    for (std::uint32_t shard = 0; shard < parts.size(); ++shard) {
-        if (parts[shard].digests.empty()) continue;
-        Session& session = shards()[shard];
-        if (session.attachment() != nullptr) {
-            match_mapped(shard);
-        } else {
-            ask(shard, shard,
-                wire::Match{session.namespace_id(), parts[shard].digests, lease_ms_,
-                            session.reader().ready()});
-        }
+    for (std::size_t part = 0, all = parts.size(); part < all; ++part) {
+        if (!parts[part].digests.empty()) begin_part(part);
     }
     ended();
 }
 
+// All parts of a block lie where its group does.
+void MatchCall::add(std::uint32_t at) {
+    auto& state = *state_;
+    const auto shard = shards().of(model::group_key(chain_, at, shards().spec().group_blocks), chain_[at]);
+    auto& digests = state.parts[shard].digests;
+    for (std::uint32_t part = 0; part < state.parts_each; ++part) {
+        if (state.parts.size() > 1)
+            state.places.push_back({shard, static_cast<std::uint32_t>(digests.size())});
+        digests.push_back(part_of(at, part));
+    }
+}
+
+Digest MatchCall::part_of(std::uint32_t at, std::uint32_t part) const {
+    const std::uint32_t each = state_->parts_each;
+    return each == 1 ? chain_[at] : model::part_digest(chain_[at], part, each);
+}
+
+void MatchCall::begin_part(std::size_t part) {
+    const std::uint32_t shard = state_->parts[part].shard;
+    if (shards().cluster() && shards().undecided(shard))
+        return when_decided(shard, [this, part] { begin_part(part); });
+    Session& session = shards()[shard];
+    if (session.attachment() != nullptr) return match_mapped(part);
+    ask(shard, part,
+        wire::Match{session.namespace_id(), state_->parts[part].digests, lease_ms_,
+                    session.reader().ready()});
+}
+
+// Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
+void MatchCall::go_on() {
+    shards().catch_up();
+    auto& parts = state_->parts;
+    auto& places = state_->places;
+    const std::uint32_t each = state_->parts_each;
+    const std::size_t end = run() / each;
+    if (end == chain_.size()) trouble_.reset();
+    if (!shards().cluster() || end == chain_.size()) return;
+    if (places.empty()) {
+        for (std::uint32_t entry = 0; entry < chain_.size() * each; ++entry) places.push_back({0, entry});
+    }
+    const std::uint32_t ended_part = places[end * each].part;
+    auto tried = parts[ended_part].tried;
+    tried.push_back(parts[ended_part].shard);
+    if (tried.size() >= kTriesMax) return;
+    const std::uint32_t group_blocks = shards().spec().group_blocks;
+    std::map<std::uint32_t, std::vector<std::uint32_t>> again;
+    for (auto at = static_cast<std::uint32_t>(end); at < chain_.size(); ++at) {
+        if (places[at * each].part != ended_part) continue;
+        const auto next = shards().next(model::group_key(chain_, at, group_blocks), chain_[at], tried);
+        if (next) again[*next].push_back(at);
+        if (!next && at == end) return;  // what comes behind it is of no use
+    }
+    const std::size_t first = parts.size();
+    for (const auto& [shard, blocks_there] : again) {
+        Match::State::Part there;
+        there.shard = shard;
+        there.tried = tried;
+        for (const std::uint32_t at : blocks_there) {
+            for (std::uint32_t part = 0; part < each; ++part) {
+                places[at * each + part] = {static_cast<std::uint32_t>(parts.size()),
+                                            static_cast<std::uint32_t>(there.digests.size())};
+                there.digests.push_back(part_of(at, part));
+            }
+        }
+        parts.push_back(std::move(there));
+    }
+    for (std::size_t part = first, all = parts.size(); part < all; ++part) begin_part(part);
+}
+
+// Entries, from the first on, that are there.
+std::size_t MatchCall::run() const noexcept {
+    const auto& state = *state_;
+    const std::size_t all = chain_.size() * state.parts_each;
+    std::size_t entries = 0;
+    while (entries < all) {
+        const auto place = state.place(entries);
+        if (place.part >= state.parts.size() || place.at >= state.parts[place.part].blocks) break;
+        ++entries;
+    }
+    return entries;
+}
+
 // No message: look, pin, look again, and leave word of what was touched.
-void MatchCall::match_mapped(std::uint32_t shard) {
+void MatchCall::match_mapped(std::size_t number) {
     constexpr std::size_t kAhead = 8;
-    auto& part = state_->parts[shard];
+    auto& part = state_->parts[number];
+    const std::uint32_t shard = part.shard;
     const auto& chain = part.digests;
     if (shards()[shard].attachment() == nullptr) return;  // gone while we asked for segments
     Attachment& memory = *shards()[shard].attachment();
@@ -55,7 +128,7 @@ void MatchCall::match_mapped(std::uint32_t shard) {
         const auto sighting = memory.probe(chain[index]);
         if (!sighting) break;
         if (memory.extent(sighting->at).empty()) {
-            if (refresh_once(shard)) return;  // answer() comes back here
+            if (refresh_once(shard, number)) return;  // answer() comes back here
             break;
         }
         run.push_back(*sighting);
@@ -74,17 +147,17 @@ void MatchCall::match_mapped(std::uint32_t shard) {
     part.attachment = shards()[shard].attachment();
 }
 
-void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
-    auto& part = state_->parts[shard];
+void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
+    auto& part = state_->parts[number];
     if (std::holds_alternative<wire::Attached>(answer)) {
-        match_mapped(static_cast<std::uint32_t>(shard));
+        match_mapped(number);
     } else if (const auto* matched = std::get_if<wire::Matched>(&answer);
                matched != nullptr && matched->blocks <= part.digests.size()) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
-        part.session = shards().weak(static_cast<std::uint32_t>(shard));
+        part.session = shards().weak(part.shard);
         part.learned = matched->places.size();
-        shards()[static_cast<std::uint32_t>(shard)].reader().places().learn(part.digests, matched->places);
+        shards()[part.shard].reader().places().learn(part.digests, matched->places);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -94,18 +167,16 @@ void MatchCall::answer(std::uint64_t shard, const wire::Body& answer) {
 // The run ends where the first shard's ends; what others have found beyond it nobody can use.
 void MatchCall::over() noexcept {
     auto& state = *state_;
-    while (state.blocks < chain_.size()) {
-        const auto place = state.place(state.blocks);
-        if (place.shard >= state.parts.size() || place.at >= state.parts[place.shard].blocks) break;
-        ++state.blocks;
-    }
+    // A block some of whose parts are missing is of no use.
+    state.blocks = run() / state.parts_each;
     std::vector<std::size_t> used(state.parts.size());
-    for (std::size_t block = 0; block < state.blocks; ++block) ++used[state.place(block).shard];
+    for (std::size_t entry = 0; entry < state.blocks * state.parts_each; ++entry)
+        ++used[state.place(entry).part];
     state.leased = state.blocks > 0;
-    for (std::size_t shard = 0; shard < state.parts.size(); ++shard) {
-        auto& part = state.parts[shard];
-        part.keep(used[shard]);
-        if (used[shard] > 0 && part.lease_id == 0 && part.pins.size() < used[shard]) state.leased = false;
+    for (std::size_t number = 0; number < state.parts.size(); ++number) {
+        auto& part = state.parts[number];
+        part.keep(used[number]);
+        if (used[number] > 0 && part.lease_id == 0 && part.pins.size() < used[number]) state.leased = false;
     }
 }
 
@@ -114,8 +185,8 @@ Match MatchCall::take() {
     return Match(std::move(state_));
 }
 
-Match::State::Place Match::State::place(std::size_t block) const noexcept {
-    return places.empty() ? Place{0, static_cast<std::uint32_t>(block)} : places[block];
+Match::State::Place Match::State::place(std::size_t entry) const noexcept {
+    return places.empty() ? Place{0, static_cast<std::uint32_t>(entry)} : places[entry];
 }
 
 void Match::State::Part::keep(std::size_t count) {
@@ -169,10 +240,12 @@ void Match::release() noexcept {
     if (state_) state_->release();
 }
 
-Result<Bytes> Match::view(std::size_t index) const {
+Result<Bytes> Match::view(std::size_t index, std::uint32_t part_index) const {
     if (index >= blocks()) return fail(Errc::Invalid, "expected a block below {}, saw {}", blocks(), index);
-    const auto [shard, at] = state_->place(index);
-    const auto& part = state_->parts[shard];
+    if (part_index >= state_->parts_each)
+        return fail(Errc::Invalid, "expected a part below {}, saw {}", state_->parts_each, part_index);
+    const auto [number, at] = state_->place(index * state_->parts_each + part_index);
+    const auto& part = state_->parts[number];
     if (part.run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (part.attachment == nullptr || at >= part.pins.size()) {
         return fail(Errc::LeaseLost, "block {} is not pinned", index);

@@ -48,6 +48,10 @@ std::size_t front_share(std::size_t blocks, Nanos load_per_block, const ComputeC
     return static_cast<std::size_t>(std::clamp(share, 0.0, static_cast<double>(blocks)));
 }
 
+std::size_t blocks_within(Nanos time, Nanos load_per_block) noexcept {
+    return static_cast<std::size_t>(ns(time) / std::max(ns(load_per_block), 1.0));
+}
+
 void CostModel::Rate::add(double more, Nanos time) noexcept {
     if (more <= 0) return;
     units = units * kKept + more;

@@ -26,15 +26,6 @@ std::size_t Report::count(Outcome outcome) const noexcept {
         blocks.begin(), blocks.end(), [&](const BlockResult& block) { return block.outcome == outcome; }));
 }
 
-template <>
-struct Pending<Match>::State {
-    std::shared_ptr<MatchCall> call;
-};
-template <>
-struct Pending<Report>::State {
-    std::shared_ptr<ReportCall> call;
-};
-
 template <class T>
 bool Pending<T>::done() const noexcept {
     return state_->call->done();
@@ -75,6 +66,8 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
         looked = at;
         shards->progress();
     }
+    // Half of the time is for those who are asked first.
+    if (shards->cluster()) call->set_patience(at + (call->deadline() - at) / 2);
     if (shards->undecided()) {
         waiting.push_back(call);
     } else {
@@ -87,11 +80,22 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
 void PoolClient::Inside::progress() {
     looked = now();
     shards->progress();
+    for (const auto& call : waiting) {
+        if (call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        shards->overdue(late(shards->uri()));
+    }
     if (!waiting.empty() && !shards->undecided()) {
         for (const auto& call : std::exchange(waiting, {})) {
             call->begin();
             active.push_back(call);
         }
+    }
+    for (const auto& call : active) {
+        call->resume();
+        if (call->done() || call->patience() > looked) continue;
+        call->set_patience(Instant::never());
+        if (shards->replicas() > 1 && call->asks_others()) shards->fail_over(*call, late(shards->uri()));
     }
     expire();
     std::erase_if(active, [](const auto& call) { return call->done(); });
@@ -110,15 +114,15 @@ void PoolClient::Inside::expire() {
     for (const auto& call : waiting) {
         if (call->deadline() > at) continue;
         shards->overdue(late(shards->uri()));
-        call->end((*shards)[0].trouble().value_or(late(shards->uri())));
+        call->end(shards->home_session().trouble().value_or(late(shards->uri())));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
 }
 
 Instant PoolClient::Inside::next_deadline() const {
     Instant next = shards->next_deadline();
-    for (const auto& call : active) next = std::min(next, call->deadline());
-    for (const auto& call : waiting) next = std::min(next, call->deadline());
+    for (const auto& call : active) next = std::min({next, call->deadline(), call->patience()});
+    for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
     return next;
 }
 
@@ -149,7 +153,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {
         shards->progress();
-        if ((*shards)[0].refused()) return fail(*(*shards)[0].trouble());
+        if (shards->home_session().refused()) return fail(*shards->home_session().trouble());
         const bool settled = !shards->undecided() && !shards->connecting();
         if (settled || shards->environment().waiter == nullptr) return client;
         // The first call need not wait for what has just been waited for.
@@ -162,7 +166,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
 }
 
 Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tokens) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     if (spec().block_tokens == 0)
@@ -171,7 +175,7 @@ Result<std::vector<Digest>> PoolClient::chain(std::span<const std::uint32_t> tok
 }
 
 Result<Digest> PoolClient::key(Bytes own_key) const {
-    const auto* digester = (*inside_->shards)[0].digester();
+    const auto* digester = inside_->shards->digester();
     if (digester == nullptr)
         return fail(Errc::PeerDown, "{} has not opened the namespace yet", inside_->shards->uri().address);
     return digester->opaque(own_key);
@@ -195,6 +199,13 @@ void PoolClient::wait_for(const bool& done) {
 
 namespace {
 
+/// The call, and what its caller holds of it, are one.
+template <class T, class CallType>
+Pending<T> pending(std::shared_ptr<CallType> call) {
+    auto* const held = call->held();
+    return Pending<T>(std::shared_ptr<typename Pending<T>::State>(std::move(call), held));
+}
+
 std::optional<Error> too_many(std::size_t count) {
     if (count <= model::kBatchMax) return std::nullopt;
     return Error{Errc::Invalid,
@@ -206,21 +217,13 @@ std::optional<Error> too_many(std::size_t count) {
 Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint32_t lease_ms,
                                        const CallOptions& options) {
     const Instant at = inside_->now();
+    const std::uint32_t parts = std::max(options.parts, 1U);
     auto call = std::make_shared<MatchCall>(inside_->shards, at + inside_->limit(options),
-                                            chain.first(std::min(chain.size(), model::kBatchMax)), lease_ms);
+                                            chain.first(std::min(chain.size(), model::kBatchMax / parts)),
+                                            lease_ms, parts);
     inside_->launch(call, at);
-    return Pending<Match>(std::make_shared<Pending<Match>::State>(Pending<Match>::State{std::move(call)}));
+    return pending<Match>(std::move(call));
 }
-
-namespace {
-
-template <class CallType>
-auto pending(std::shared_ptr<CallType> call) {
-    using State = Pending<Report>::State;
-    return Pending<Report>(std::make_shared<State>(State{std::move(call)}));
-}
-
-}  // namespace
 
 Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
     const Instant at = inside_->now();
@@ -228,7 +231,7 @@ Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const Call
         std::make_shared<GetCall>(inside_->shards, at + inside_->limit(options), items, options.verify);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const CallOptions& options) {
@@ -236,7 +239,7 @@ Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const Call
     auto call = std::make_shared<PutCall>(inside_->shards, at + inside_->limit(options), items);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const CallOptions& options) {
@@ -244,7 +247,7 @@ Pending<Report> PoolClient::start_exists(std::span<const Digest> keys, const Cal
     auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, false);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const CallOptions& options) {
@@ -252,7 +255,7 @@ Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const Cal
     auto call = std::make_shared<KeysCall>(inside_->shards, at + inside_->limit(options), keys, true);
     auto wrong = too_many(keys.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
-    return pending(std::move(call));
+    return pending<Report>(std::move(call));
 }
 
 Match PoolClient::match(std::span<const Digest> chain, std::uint32_t lease_ms, const CallOptions& options) {
@@ -301,6 +304,96 @@ Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, cons
     inside_->launch(call, at);
     wait_for(call->done());
     return call->take_listing();
+}
+
+namespace {
+
+NamespaceInfo info_of(wire::NamespaceInfo&& info) {
+    return {info.namespace_id, std::move(info.model), std::move(info.revision), std::move(info.described),
+            info.replicas};
+}
+
+}  // namespace
+
+model::View PoolClient::view() const { return inside_->shards->view(); }
+
+std::vector<MemberStatistics> PoolClient::member_stats(const CallOptions& options) {
+    std::vector<MemberStatistics> all;
+    for (const auto& member : inside_->shards->view().members) all.push_back({member, {}, std::nullopt});
+    for (auto& each : all) {
+        const Instant at = inside_->now();
+        auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
+                                               wire::StatsRequest{}, each.member.node_id);
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto stats = call->take_stats();
+        stats ? void(each.statistics = std::move(*stats)) : void(each.trouble = stats.error());
+    }
+    return all;
+}
+
+Result<std::vector<NamespaceInfo>> PoolClient::namespaces(const CallOptions& options) {
+    std::vector<NamespaceInfo> all;
+    // A page that is not full is the last; meta keeps kNamespacesMax, so this ends.
+    for (std::size_t page = wire::kNamespacesListed; page == wire::kNamespacesListed;) {
+        const Instant at = inside_->now();
+        wire::ListNamespaces question{.tenant = spec().tenant,
+                                      .tenant_key = inside_->shards->uri().tenant_key};
+        if (!all.empty()) {
+            question.after_model = all.back().model;
+            question.after_revision = all.back().revision;
+        }
+        auto call =
+            std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+        inside_->launch(call, at);
+        wait_for(call->done());
+        auto answer = call->take_answer();
+        if (!answer) return fail(answer.error());
+        auto* found = std::get_if<wire::Namespaces>(&*answer);
+        if (found == nullptr) return fail(Errc::Corrupt, "the pool answered something else");
+        page = found->namespaces.size();
+        for (auto& info : found->namespaces) all.push_back(info_of(std::move(info)));
+    }
+    return all;
+}
+
+Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::string_view revision,
+                                                   const NamespaceChange& change,
+                                                   const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeNamespace question{.tenant = spec().tenant,
+                                   .tenant_key = inside_->shards->uri().tenant_key,
+                                   .model = std::string(model),
+                                   .revision = std::string(revision),
+                                   .replicas = change.replicas,
+                                   .remove = change.remove};
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    auto answer = call->take_answer();
+    if (!answer) return fail(answer.error());
+    auto* found = std::get_if<wire::Namespaces>(&*answer);
+    if (found == nullptr || found->namespaces.size() != 1)
+        return fail(Errc::Corrupt, "the pool answered something else");
+    return info_of(std::move(found->namespaces.front()));
+}
+
+Result<void> PoolClient::change_member(std::string_view who, const MemberChange& change,
+                                       std::string_view cluster_key, const CallOptions& options) {
+    const Instant at = inside_->now();
+    wire::ChangeMember question{.member = std::string(who),
+                                .cluster_key = std::string(cluster_key),
+                                .weight = change.weight,
+                                .forget = change.forget};
+    if (change.draining)
+        question.state = *change.draining ? model::MemberState::Draining : model::MemberState::Serving;
+    auto call =
+        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
+    inside_->launch(call, at);
+    wait_for(call->done());
+    if (const auto answer = call->take_answer(); !answer) return fail(answer.error());
+    return {};
 }
 
 void PoolClient::progress() { inside_->progress(); }

@@ -11,6 +11,7 @@ namespace cmpool::client {
 namespace {
 
 constexpr std::string_view kScheme = "cmpool://";
+constexpr std::size_t kAddressesMax = 16;
 constexpr std::int64_t kDeadlineMsMax = 3'600'000;
 
 std::pair<std::string_view, std::string_view> split(std::string_view text, char at) {
@@ -43,6 +44,15 @@ Result<std::string> decode(std::string_view text) {
         text.remove_prefix(escaped ? 3 : 1);
     }
     return plain;
+}
+
+Result<void> check_address(std::string_view address) {
+    const auto colon = address.rfind(':');
+    if (colon == std::string_view::npos || colon == 0) {
+        return fail(Errc::Invalid, "expected HOST:PORT in a pool's address, saw \"{}\"", address);
+    }
+    if (auto port = number(address.substr(colon + 1), 1, 65535, "a port"); !port) return fail(port.error());
+    return {};
 }
 
 Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) {
@@ -80,14 +90,20 @@ Result<PoolUri> PoolUri::parse(std::string_view text) {
     if (!text.starts_with(kScheme)) {
         return fail(Errc::Invalid, "expected a pool such as cmpool://HOST:PORT, saw \"{}\"", text);
     }
-    auto [address, query] = split(text.substr(kScheme.size()), '?');
+    auto [addresses, query] = split(text.substr(kScheme.size()), '?');
     PoolUri uri;
-    uri.address = address;
-    const auto colon = address.rfind(':');
-    if (colon == std::string_view::npos || colon == 0) {
-        return fail(Errc::Invalid, "expected HOST:PORT in a pool's address, saw \"{}\"", address);
-    }
-    if (auto port = number(address.substr(colon + 1), 1, 65535, "a port"); !port) return fail(port.error());
+    do {
+        const auto [address, rest] = split(addresses, ',');
+        if (auto fine = check_address(address); !fine) return fail(fine.error());
+        if (uri.address.empty()) {
+            uri.address = address;
+        } else {
+            uri.others.emplace_back(address);
+        }
+        if (uri.others.size() >= kAddressesMax)
+            return fail(Errc::Invalid, "expected at most {} addresses of a pool, saw more", kAddressesMax);
+        addresses = rest;
+    } while (!addresses.empty());
     while (!query.empty()) {
         const auto [parameter, rest] = split(query, '&');
         const auto [name, value] = split(parameter, '=');

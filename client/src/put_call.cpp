@@ -40,25 +40,57 @@ bool PutCall::accept(std::uint32_t index) {
 }
 
 void PutCall::begin() {
-    accepted_ =
-        split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
     begun();
-    for (std::uint32_t shard = 0; shard < accepted_.size(); ++shard) {
-        std::erase_if(accepted_[shard], [&](std::uint32_t index) { return !accept(index); });
-        if (!accepted_[shard].empty()) begin_shard(shard);
+    epoch_ = shards().epoch();
+    accepted_.resize(shards().count());
+    for (std::uint32_t index = 0; index < items_.size(); ++index) {
+        if (!accept(index)) {
+            measured_[index].length = 0;
+            continue;
+        }
+        Shards::Owners owners;
+        for (const std::uint32_t shard : shards().owners(items_[index].group, items_[index].key, owners))
+            accepted_[shard].push_back(index);
     }
+    for (std::uint32_t shard = 0; shard < accepted_.size(); ++shard) begin_shard(shard, accepted_[shard]);
     ended();
 }
 
-void PutCall::begin_shard(std::uint32_t shard) {
-    const auto& accepted = accepted_[shard];
+// Owners by a view that the answers have brought get their copies too.
+void PutCall::go_on() {
+    shards().catch_up();
+    if (!shards().cluster() || shards().epoch() == epoch_) return;
+    epoch_ = shards().epoch();
+    accepted_.resize(std::max<std::size_t>(accepted_.size(), shards().count()));
+    std::map<std::uint32_t, std::vector<std::uint32_t>> fresh;
+    for (std::uint32_t index = 0; index < items_.size(); ++index) {
+        if (measured_[index].length == 0) continue;
+        Shards::Owners owners;
+        for (const std::uint32_t shard : shards().owners(items_[index].group, items_[index].key, owners)) {
+            if (std::ranges::find(accepted_[shard], index) == accepted_[shard].end())
+                fresh[shard].push_back(index);
+        }
+    }
+    for (const auto& [shard, items] : fresh) {
+        accepted_[shard].insert(accepted_[shard].end(), items.begin(), items.end());
+        begin_shard(shard, items);
+    }
+}
+
+void PutCall::begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items) {
+    if (items.empty()) return;
+    if (shards().cluster() && shards().undecided(shard)) {
+        return when_decided(shard, [this, shard, items = std::move(items)] { begin_shard(shard, items); });
+    }
     std::uint64_t total = 0;
-    for (const std::uint32_t index : accepted) total += measured_[index].length;
-    if (shards()[shard].can_pull() || total <= kPutUnaskedBytes) return queue(shard, accepted);
+    for (const std::uint32_t index : items) total += measured_[index].length;
+    if (shards()[shard].can_pull() || total <= kPutUnaskedBytes) return queue(shard, items);
     // Large, and the bytes would travel: ask first what is there already.
     std::vector<Digest> keys;
-    for (const std::uint32_t index : accepted) keys.push_back(items_[index].key);
-    if (ask(shard, kWanted | shard, wire::Exists{shards()[shard].namespace_id(), keys})) hash_ahead(accepted);
+    for (const std::uint32_t index : items) keys.push_back(items_[index].key);
+    asked_.push_back({shard, std::move(items)});
+    const std::uint64_t part = kWanted | (asked_.size() - 1);
+    if (ask(shard, part, wire::Exists{shards()[shard].namespace_id(), keys})) hash_ahead(asked_.back().items);
 }
 
 // While the pool looks: most likely it wants them. Not more than its answer takes to come.
@@ -82,7 +114,7 @@ void PutCall::queue(std::uint32_t shard, std::span<const std::uint32_t> wanted) 
     for (const std::uint32_t index : wanted) {
         const std::uint64_t length = measured_[index].length;
         if (bytes + length > kPutChunkBytes || chunks_.size() == first) {
-            chunks_.push_back({shard, {}, {}});
+            chunks_.push_back({.shard = shard, .items = {}, .window = {}});
             bytes = 0;
         }
         chunks_.back().items.push_back(index);
@@ -94,10 +126,14 @@ void PutCall::queue(std::uint32_t shard, std::span<const std::uint32_t> wanted) 
 }
 
 void PutCall::send_next() {
-    while (next_chunk_ < chunks_.size() && in_flight_ < kPutsInFlight) {
-        const std::uint64_t part = next_chunk_++;
-        const bool pulls = shards()[chunks_[part].shard].can_pull();
-        if ((pulls && send_pulled(part)) || send_payload(part)) ++in_flight_;
+    while (first_unsent_ < chunks_.size() && chunks_[first_unsent_].sent) ++first_unsent_;
+    in_flight_.resize(std::max<std::size_t>(in_flight_.size(), shards().count()));
+    for (std::size_t part = first_unsent_; part < chunks_.size(); ++part) {
+        const std::uint32_t shard = chunks_[part].shard;
+        if (chunks_[part].sent || in_flight_[shard] >= kPutsInFlight) continue;
+        chunks_[part].sent = true;
+        const bool pulls = shards()[shard].can_pull();
+        if ((pulls && send_pulled(part)) || send_payload(part)) ++in_flight_[shard];
     }
 }
 
@@ -156,8 +192,10 @@ bool PutCall::send_payload(std::uint64_t part) {
 void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
     auto& block = report_.blocks[index];
     block.bytes = static_cast<std::uint32_t>(measured_[index].length);
+    if (outcome == wire::Outcome::Ok || outcome == wire::Outcome::Present) ++block.copies;
     if (outcome == wire::Outcome::Ok) block.outcome = Outcome::Stored;
-    if (outcome == wire::Outcome::Present) block.outcome = Outcome::Present;
+    if (outcome == wire::Outcome::Present && block.outcome != Outcome::Stored)
+        block.outcome = Outcome::Present;
     if (outcome == wire::Outcome::Refused) {
         note({Errc::NoCapacity,
               "the pool refused a block: it is larger than a segment, all memory is in use, or its bytes "
@@ -169,7 +207,7 @@ void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
 }
 
 void PutCall::lost(std::uint64_t part, const Error& why) {
-    if ((part & kWanted) == 0) --in_flight_;
+    if ((part & kWanted) == 0) --in_flight_[chunks_[part].shard];
     note(why);
     send_next();
     ended();
@@ -178,8 +216,8 @@ void PutCall::lost(std::uint64_t part, const Error& why) {
 void PutCall::answer(std::uint64_t part, const wire::Body& answer) {
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
     const bool wanted = (part & kWanted) != 0;
-    const auto& asked = wanted ? accepted_[part & ~kWanted] : chunks_[part].items;
-    if (!wanted) --in_flight_;
+    const auto asked = wanted ? asked_[part & ~kWanted].items : chunks_[part].items;
+    if (!wanted) --in_flight_[chunks_[part].shard];
     if (outcomes == nullptr || outcomes->outcomes.size() != asked.size()) {
         note({Errc::Corrupt, "the pool answered something else"});
     } else {
@@ -192,7 +230,7 @@ void PutCall::answer(std::uint64_t part, const wire::Body& answer) {
 void PutCall::answered(std::uint64_t part, std::span<const std::uint32_t> asked,
                        const wire::Outcomes& outcomes) {
     const bool wanted = (part & kWanted) != 0;
-    const auto shard = wanted ? static_cast<std::uint32_t>(part & ~kWanted) : chunks_[part].shard;
+    const std::uint32_t shard = wanted ? asked_[part & ~kWanted].shard : chunks_[part].shard;
     std::vector<std::uint32_t> again;
     for (std::size_t at = 0; at < asked.size(); ++at) {
         const wire::Outcome outcome = outcomes.outcomes[at];

@@ -1,7 +1,6 @@
 #include "session.h"
 
 #include <algorithm>
-#include <array>
 
 #include <cmpool/base/assert.h>
 
@@ -24,11 +23,13 @@ bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatc
 
 void Asker::place(std::uint64_t, const wire::Body&, std::vector<MutableBytes>&) {}
 
-Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard)
+Session::Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard,
+                 std::shared_ptr<ViewBook> book)
     : environment_(std::move(environment)),
       uri_(std::move(uri)),
       spec_(for_tenant(std::move(spec), uri_.tenant)),
       shard_(shard),
+      book_(std::move(book)),
       reader_(environment_, uri_, spec_, shard_) {}
 
 Session::~Session() {
@@ -79,11 +80,10 @@ void Session::pump(std::unique_ptr<transport::Lane>& lane) {
         if (!received && current == lane_.get()) fail_lane(received.error());
 
         if (lane == nullptr || lane.get() != current) return;
-        std::array<transport::Completion, 64> done;
-        const std::size_t count = lane->poll(done);
+        const std::size_t count = lane->poll(done_);
         for (std::size_t index = 0; index < count && lane.get() == current; ++index)
-            completed(*lane, done[index]);
-        if ((!received || *received == 0) && count < done.size()) return;
+            completed(*lane, done_[index]);
+        if ((!received || *received == 0) && count < done_.size()) return;
     }
 }
 
@@ -130,7 +130,8 @@ void Session::settle_failure() {
 }
 std::uint64_t Session::send_own(transport::Lane& lane, wire::Body body) {
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     const transport::Op op{.kind = transport::OpKind::Send, .signal = false, .head = head};
     // A lane that is broken says so at the next receive(); one that is full is no lane for us.
     const auto posted = lane.post({&op, 1});
@@ -151,6 +152,8 @@ void Session::down(const Failure& failure) {
     local_.reset();
     failure_.reset();
     local_failure_.reset();
+    arriving_.reset();
+    early_view_.reset();
     state_ = State::Down;
     refused_ = failure.refused;
     trouble_ = failure.why;
@@ -201,6 +204,7 @@ void Session::welcomed(transport::Lane& lane, const wire::Welcome& welcome) {
     }
     if (state_ == State::Greeting) {
         server_ = welcome;
+        if (early_view_) book_->offer(*std::exchange(early_view_, std::nullopt));
         return try_local(welcome);
     }
     if (state_ != State::GreetingLocal || &lane != local_.get()) return;
@@ -248,6 +252,7 @@ void Session::opened(const wire::NamespaceOpened& opened) {
     digester_.emplace(opened.secret.bytes);
     namespace_id_ = opened.namespace_id;
     lease_bytes_max_ = opened.lease_bytes_max;
+    replicas_ = opened.replicas;
     can_pull_ = lane_->caps().pull;
     const auto& caps = lane_->caps();
     if (!caps.exposes_pool || caps.map != transport::MapKind::Coherent) return become_ready();
@@ -368,7 +373,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
     if (unsent_.size() >= kUnsentMax)
         return fail(Errc::Again, "{} requests wait for {}", unsent_.size(), uri_.address);
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     requests_.emplace(id, Request{&asker, part});
     if (!unsent_.empty() || !post(id, head, payload)) {
         unsent_.push_back({id, {head.begin(), head.end()}, {payload.begin(), payload.end()}});
@@ -379,7 +385,8 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
 void Session::tell(wire::Body body) {
     if (state_ != State::Ready || unsent_.size() >= kUnsentMax) return;
     const std::uint64_t id = next_id_++;
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
 }
 
@@ -410,8 +417,11 @@ void Session::flush() {
 
 bool Session::forget(Asker& asker) {
     const bool read = asker.reads() != nullptr && reader_.forget(*asker.reads());
-    bool known =
-        read || std::erase_if(refreshing_, [&](const Request& each) { return each.asker == &asker; }) > 0;
+    return forget_requests(asker) || read;
+}
+
+bool Session::forget_requests(Asker& asker) {
+    bool known = std::erase_if(refreshing_, [&](const Request& each) { return each.asker == &asker; }) > 0;
     bool sending = false;
     for (auto request = requests_.begin(); request != requests_.end();) {
         const auto next = std::next(request);
@@ -430,6 +440,17 @@ bool Session::forget(Asker& asker) {
     return known;
 }
 
+std::vector<std::uint64_t> Session::parts_of(const Asker& asker) const {
+    std::vector<std::uint64_t> parts;
+    for (const auto& waiting : refreshing_) {
+        if (waiting.asker == &asker) parts.push_back(waiting.part);
+    }
+    for (const auto& [id, request] : requests_) {
+        if (request.asker == &asker) parts.push_back(request.part);
+    }
+    return parts;
+}
+
 void Session::overdue(const Error& why) {
     trouble_ = why;
     if (!breaker_.open()) breaker_.trip(environment_.clock->now());
@@ -442,20 +463,25 @@ void Session::probe() {
     tell(wire::Exists{.namespace_id = namespace_id_});
 }
 
-void Session::place(transport::Lane&, Bytes head, std::uint64_t payload_bytes,
+// Payloads come on the lane that requests go out on. What is decoded here is kept for message(): the other
+// lane, which may come in between, has a decoder of its own.
+void Session::place(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes,
                     std::vector<MutableBytes>& into) {
-    if (payload_bytes == 0) return;
-    const auto message = decoder_.decode(head);
-    if (!message) return;
-    const auto request = requests_.find(message->request_id);
+    if (payload_bytes == 0 || &lane != lane_.get()) return;
+    arriving_ = decoder_.decode(head);
+    if (!*arriving_) return;
+    const auto request = requests_.find((*arriving_)->request_id);
     if (request == requests_.end()) return;
     landing_ = request->first;
-    request->second.asker->place(request->second.part, message->body, into);
+    request->second.asker->place(request->second.part, (*arriving_)->body, into);
 }
 
-void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
+void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes) {
     landing_ = 0;
-    const auto message = decoder_.decode(head);
+    const bool ours = &lane == lane_.get();
+    const bool known = ours && payload_bytes > 0 && arriving_;
+    const auto message =
+        known ? *std::exchange(arriving_, std::nullopt) : (ours ? decoder_ : local_decoder_).decode(head);
     if (!message) {
         return fail_lane({Errc::Corrupt, fmt::format("{}: {}", uri_.address, message.error().detail)});
     }
@@ -463,6 +489,12 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t) {
         breaker_.close();
         probing_ = false;
         trouble_.reset();
+    }
+    if (const auto* members = std::get_if<wire::Members>(&message->body)) {
+        if (state_ == State::Greeting) return void(early_view_ = members->view);
+        book_->offer(members->view);
+        // Mostly nobody has asked for it.
+        if (!requests_.contains(message->request_id)) return;
     }
     if (message->request_id == handshake_id_) return handshake(lane, message->body);
     const auto request = requests_.find(message->request_id);

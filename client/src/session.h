@@ -3,7 +3,9 @@
 #include "attachment.h"
 #include "breaker.h"
 #include "reader.h"
+#include "view_book.h"
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -48,7 +50,8 @@ public:
 ///   Threads  one
 class Session final : public transport::Receiver {
 public:
-    Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard);
+    Session(Environment environment, PoolUri uri, NamespaceSpec spec, std::uint32_t shard,
+            std::shared_ptr<ViewBook> book);
     ~Session() override;
 
     /// Moves everything; to be called when a lane has something, and at next_deadline().
@@ -57,6 +60,11 @@ public:
     void add_lanes(std::vector<transport::Lane*>& lanes) const;
     /// Shards of the server that was last heard of.
     [[nodiscard]] std::uint32_t shards() const noexcept { return server_.shards; }
+
+    /// Of the server that was last heard of; 0: none was.
+    [[nodiscard]] std::uint64_t node_id() const noexcept { return server_.node_id; }
+    /// Copies that a put of the namespace makes; 0 until it has been opened.
+    [[nodiscard]] std::uint32_t replicas() const noexcept { return replicas_; }
 
     [[nodiscard]] bool ready() const noexcept { return state_ == State::Ready; }
     /// Nobody should wait for this pool now.
@@ -75,6 +83,10 @@ public:
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
     /// that still sends from one of them is given up for it. Returns whether there were any.
     bool forget(Asker& asker);
+    /// The same, but for its reads, which end by deadlines of their own.
+    bool forget_requests(Asker& asker);
+    /// The parts of an asker that wait for an answer.
+    [[nodiscard]] std::vector<std::uint64_t> parts_of(const Asker& asker) const;
     /// Ends the connection for good.
     void close();
 
@@ -155,6 +167,7 @@ private:
     PoolUri uri_;
     NamespaceSpec spec_;
     std::uint32_t shard_;
+    std::shared_ptr<ViewBook> book_;
     Reader reader_;
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
@@ -164,6 +177,7 @@ private:
     std::optional<Error> trouble_;
     wire::Encoder encoder_;
     wire::Decoder decoder_;
+    wire::Decoder local_decoder_;
 
     std::unique_ptr<transport::Lane> lane_;
     std::unique_ptr<transport::Lane> local_;    ///< while we find out whether it leads to the same server
@@ -173,15 +187,19 @@ private:
     std::uint64_t next_id_ = 1;
     std::uint64_t handshake_id_ = 0;
     std::unordered_map<std::uint64_t, Request> requests_;
-    std::unordered_set<std::uint64_t> sending_;  ///< requests whose payload the lane still reads
+    std::array<transport::Completion, 64> done_;  ///< scratch of pump()
+    std::unordered_set<std::uint64_t> sending_;   ///< requests whose payload the lane still reads
     std::deque<Unsent> unsent_;
-    std::uint64_t landing_ = 0;  ///< request whose payload is arriving
+    std::uint64_t landing_ = 0;                      ///< request whose payload is arriving
+    std::optional<Result<wire::Message>> arriving_;  ///< that payload's message
 
     wire::Welcome server_;
+    std::optional<model::View> early_view_;  ///< told before we knew who tells it
     std::string plane_;
     std::optional<model::Digester> digester_;
     std::uint32_t namespace_id_ = 0;
     std::uint64_t lease_bytes_max_ = 0;
+    std::uint32_t replicas_ = 0;
     bool can_pull_ = false;
 
     std::shared_ptr<Attachment> attachment_;

@@ -9,12 +9,13 @@
 #include <exception>
 
 #include <cmpool/base/units.h>
-#include <cmpool/meta/controller.h>
+#include <cmpool/meta/office.h>
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/fabric.h>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 namespace cmpool::daemon {
 namespace {
@@ -51,6 +52,29 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.shards = options.shards;
     config.add_host_stats = memory_stats(options.runtime_dir, options.shards);
     return config;
+}
+
+/// Where others reach us: a wildcard is no address.
+std::string advertised(const Options& options, const std::string& address) {
+    if (!options.advertise.empty()) return options.advertise;
+    const auto colon = address.rfind(':');
+    const std::string host = address.substr(0, colon);
+    if (host != "0.0.0.0" && host != "[::]") return address;
+    return host_name() + address.substr(colon);
+}
+
+meta::OfficeConfig cluster_config(const Options& options, std::uint64_t capacity_bytes,
+                                  const std::string& address, Entropy& entropy) {
+    const auto gibibytes = static_cast<std::uint32_t>((capacity_bytes + GiB - 1) / GiB);
+    return {.self = {.incarnation = entropy.next_u64() | 1,
+                     .name = options.name,
+                     .address = advertised(options, address),
+                     .host = options.host,
+                     .zone = options.zone,
+                     .weight = options.weight != 0 ? options.weight : gibibytes},
+            .cluster_key = options.cluster_key,
+            .admin_uid = ::geteuid(),
+            .times = {.lease = std::chrono::milliseconds(options.lease_ms)}};
 }
 
 /// Where clients read this host's memory one-sided.
@@ -95,9 +119,6 @@ Result<void> serve(const Options& options) {
     SystemEntropy entropy;
     auto store = meta::open_rocksdb(options.data_dir + "/meta");
     if (!store) return fail(store.error());
-    auto controller = meta::Controller::open(**store, entropy);
-    if (!controller) return fail(controller.error());
-
     const auto shm = transport::open_shm({.runtime_dir = options.runtime_dir}, entropy);
     const auto tcp = transport::open_tcp(entropy);
     auto remote = tcp->listen(options.listen);
@@ -111,23 +132,28 @@ Result<void> serve(const Options& options) {
         plane = std::move(*opened);
     }
     const std::string address = (*remote)->address();
-    const auto view = controller->join({.name = options.name, .address = address});
-    if (!view) return fail(view.error());
+    const auto office_config = cluster_config(options, *capacity_bytes, address, entropy);
+    auto office = options.meta.empty()
+                      ? meta::open_head_office(**store, clock, entropy, office_config)
+                      : meta::open_branch(**store, clock, entropy, *tcp, options.meta, office_config);
+    if (!office) return fail(office.error());
+    const std::uint64_t node_id = (*office)->node_id();
 
     // Outlived by the loops that its answers go to, outliving nothing that it asks.
-    auto meta_thread = std::make_unique<MetaThread>();
+    auto meta_thread = std::make_unique<MetaThread>(std::move(*office), clock);
     auto config = server_config(options, *capacity_bytes, (*local)->address());
+    config.node_id = node_id;
     config.one_sided = plane.fabric.get();
     if (plane.fabric != nullptr) config.planes = {plane.address};
-    auto shards = Shards::create({clock, entropy, *shm, *controller, *meta_thread}, std::move(config));
+    auto shards = Shards::create({clock, entropy, *shm, *meta_thread}, std::move(config));
     if (!shards) return fail(shards.error());
+    meta_thread->start([all = shards->get()](const auto& view) { all->set_view(view); });
     (*shards)->door().listen(std::move(*remote));
     (*shards)->door().listen(std::move(*local));
     if (plane.listener != nullptr) (*shards)->door().listen(std::move(plane.listener));
     (*shards)->door().stop_on(signal.fd());
-    spdlog::info(
-        "event ready address {} node {:016x} epoch {} capacity_bytes {} shards {} descriptors_max {}",
-        address, controller->node_id(), view->epoch, *capacity_bytes, options.shards, *descriptors);
+    spdlog::info("event ready address {} node {:016x} capacity_bytes {} shards {} descriptors_max {}",
+                 address, node_id, *capacity_bytes, options.shards, *descriptors);
     fmt::print("ready cmpool://{}\n", address);
     std::fflush(stdout);
     (*shards)->run();

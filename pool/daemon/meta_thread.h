@@ -1,37 +1,54 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 
+#include <cmpool/base/clock.h>
+#include <cmpool/base/unique_fd.h>
+#include <cmpool/meta/office.h>
+
 namespace cmpool::daemon {
 
-/// A thread for what waits on a disk, so that the data thread never does.
+/// A thread for what waits on a disk or on another node, so that no data thread ever does.
 ///
-///   Lifetime  its end waits for the job that runs; jobs that wait are dropped
+///   Lifetime  its end waits for the job that runs, and says good-bye to meta; jobs that wait are dropped
 ///   Threads   post() from any
-///   Limits    kJobsMax jobs waiting
+///   Limits    kJobsMax jobs waiting; kGoodbye for the end
 class MetaThread {
 public:
     static constexpr std::size_t kJobsMax = 1024;
+    static constexpr std::chrono::milliseconds kGoodbye{300};
+    using Job = std::function<void(meta::Office&)>;
+    using Tell = std::function<void(std::shared_ptr<const model::View>)>;
 
-    MetaThread();
+    MetaThread(std::unique_ptr<meta::Office> office, const Clock& clock);
     ~MetaThread();
     MetaThread(const MetaThread&) = delete;
     MetaThread& operator=(const MetaThread&) = delete;
 
+    /// Jobs run from now on. `tell` is called on this thread with each new view, from the first on.
+    void start(Tell tell);
     /// False when kJobsMax jobs wait already.
-    [[nodiscard]] bool post(std::function<void()> job);
+    [[nodiscard]] bool post(Job job);
 
 private:
     void run();
+    [[nodiscard]] bool run_jobs();
+    void publish();
+    void wait(Instant until);
+    void say_goodbye();
 
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<std::function<void()>> jobs_;
+    std::unique_ptr<meta::Office> office_;
+    const Clock& clock_;
+    Tell tell_;
+    std::shared_ptr<const model::View> told_;
+    UniqueFd bell_;
+    std::mutex mutex_;  ///< of what follows
+    std::deque<Job> jobs_;
     bool stopping_ = false;
     std::thread thread_;
 };

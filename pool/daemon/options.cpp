@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 
 #include <cmpool/base/units.h>
 #include <cmpool/pool/server.h>
@@ -30,6 +31,7 @@ struct Written {
     std::string capacity;
     std::string segment;
     bool no_prefault = false;
+    std::string cluster_key_file;
 };
 
 void describe(CLI::App& app, Options& options, Written& written) {
@@ -44,6 +46,22 @@ void describe(CLI::App& app, Options& options, Written& written) {
         ->check(CLI::Range(1u, wire::kShardsMax).description(""));
     app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
     app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
+        ->capture_default_str();
+    app.add_option("--meta", options.meta,
+                   "HOST:PORT of the cmpoold whose cluster this one joins; default: it keeps its own");
+    app.add_option("--advertise", options.advertise,
+                   "HOST:PORT where clients and other nodes reach this one; default: that of --listen");
+    app.add_option("--host", options.host, "What fails together: replicas lie on different ones")
+        ->capture_default_str();
+    app.add_option("--zone", options.zone, "The same, one size larger, such as a rack");
+    app.add_option("--weight", options.weight,
+                   "Share of the blocks, relative to other nodes'; default: the capacity in GiB, rounded up")
+        ->check(CLI::Range(1u, 1'000'000u).description(""));
+    app.add_option("--cluster-key-file", written.cluster_key_file,
+                   "A file whose first line each node of the cluster has to show");
+    app.add_option("--lease-ms", options.lease_ms,
+                   "How long a node may be silent before its blocks are looked for elsewhere")
+        ->check(CLI::Range(200u, 600'000u).description(""))
         ->capture_default_str();
     app.add_option("--plane", options.plane,
                    "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
@@ -60,6 +78,15 @@ void describe(CLI::App& app, Options& options, Written& written) {
     app.set_config("--config", "", "A file of these options, such as capacity = \"64G\", one a line");
     app.set_version_flag("--version", "cmpoold " CMPOOL_VERSION);
     app.allow_config_extras(false);
+}
+
+Result<void> read_cluster_key(const std::string& path, Options& options) {
+    if (path.empty()) return {};
+    std::ifstream file(path);
+    std::getline(file, options.cluster_key);
+    if (file && !options.cluster_key.empty()) return {};
+    return fail(Errc::Invalid, "--cluster-key-file: expected a file with a key in its first line, saw {}",
+                path);
 }
 
 Result<void> read_sizes(const Written& written, Options& options) {
@@ -84,7 +111,7 @@ ParsedOptions parse_options(int argc, char** argv) {
     Options options;
     options.data_dir = default_data_dir();
     options.runtime_dir = fmt::format("/dev/shm/cmpool-{}", ::geteuid());
-    options.name = host_name();
+    options.name = options.host = host_name();
     Written written;
     CLI::App app("cmpoold keeps KV-cache and model blocks in this host's memory, for every engine that asks.",
                  "cmpoold");
@@ -109,6 +136,10 @@ ParsedOptions parse_options(int argc, char** argv) {
         return {std::nullopt, 1};
     }
     if (auto read = read_sizes(written, options); !read) {
+        fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
+        return {std::nullopt, 1};
+    }
+    if (auto read = read_cluster_key(written.cluster_key_file, options); !read) {
         fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
         return {std::nullopt, 1};
     }

@@ -15,6 +15,13 @@ struct Options {
     std::uint32_t shards = 0;          ///< 0: one for two of the processors that we may use
     bool prefault = true;
     std::string listen = "127.0.0.1:7411";
+    std::string meta;       ///< HOST:PORT of the node that keeps meta; empty: this one
+    std::string advertise;  ///< HOST:PORT where others reach us; empty: where we listen
+    std::string host;       ///< what fails together
+    std::string zone;
+    std::uint32_t weight = 0;  ///< 0: the capacity in GiB, rounded up
+    std::string cluster_key;
+    std::uint32_t lease_ms = 3000;
     std::string plane;  ///< NAME://HOST:PORT where clients read this host's memory one-sided; empty: nowhere
     std::string data_dir;
     std::string runtime_dir;

@@ -16,8 +16,7 @@ Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::Serve
         auto loop = DataLoop::create();
         if (!loop) return fail(loop.error());
         shard->loop = std::move(*loop);
-        shard->directory =
-            std::make_unique<MetaDirectory>(common.controller, common.meta_thread, *shard->loop);
+        shard->directory = std::make_unique<MetaDirectory>(common.meta_thread, *shard->loop);
         auto server = pool::Server::create(config, common.clock, common.entropy, common.memory,
                                            *shard->directory, shards->processes_);
         if (!server) return fail(server.error());
@@ -32,6 +31,11 @@ Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::Serve
         });
     });
     return shards;
+}
+
+void Shards::set_view(const std::shared_ptr<const model::View>& view) {
+    for (const auto& shard : shards_)
+        shard->loop->post([server = shard->server.get(), view] { server->set_view(view); });
 }
 
 void Shards::run() {

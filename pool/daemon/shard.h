@@ -10,7 +10,6 @@
 
 #include <cmpool/base/clock.h>
 #include <cmpool/base/rng.h>
-#include <cmpool/meta/controller.h>
 #include <cmpool/pool/server.h>
 
 namespace cmpool::daemon {
@@ -20,7 +19,6 @@ struct Common {
     const Clock& clock;
     Entropy& entropy;
     transport::Fabric& memory;
-    meta::Controller& controller;
     MetaThread& meta_thread;
 };
 
@@ -35,6 +33,8 @@ public:
                                                                 pool::ServerConfig config);
 
     [[nodiscard]] DataLoop& door() noexcept { return *shards_.front()->loop; }
+    /// Tells every shard. From any thread, as long as run() has not returned.
+    void set_view(const std::shared_ptr<const model::View>& view);
     /// Serves until the first loop is stopped; then all are.
     void run();
 

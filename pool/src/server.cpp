@@ -96,13 +96,21 @@ void ServerImpl::drop(PeerId peer_id) {
     if (peer->landing) abort_put(*peer->landing);
     for (auto& put : peer->puts) abort_put(*put);
     for (const auto& outgoing : peer->outbox) release(outgoing.held);
-    for (const auto& [cookie, held] : peer->sending) release(held);
+    for (const auto& sent : peer->sending) release(sent.held);
     for (auto lease = leases_.begin(); lease != leases_.end();) {
         const auto next = std::next(lease);
         if (lease->second.peer == peer_id) end_lease(lease);
         lease = next;
     }
     for (const auto& [store, page] : peer->pages) store->pins().leave(page);
+    for (auto member = joined_.begin(); member != joined_.end();) {
+        const auto next = std::next(member);
+        if (member->second.first == peer_id) {
+            directory_.lane_lost(member->first, member->second.second);
+            joined_.erase(member);
+        }
+        member = next;
+    }
 }
 
 Guest ServerImpl::give_away(PeerId peer_id) {
@@ -120,6 +128,8 @@ Result<Server::PeerId> ServerImpl::welcome(Guest guest) {
 
 void ServerImpl::tick() {
     const Instant now = clock_.now();
+    if (epoch_heard_of_ > view_->epoch) directory_.behind(std::exchange(epoch_heard_of_, 0));
+    tell_some();
     expire_leases();
     std::vector<PeerId> stuck;
     for (const auto& [id, peer] : peers_) {
@@ -136,6 +146,42 @@ void ServerImpl::tick() {
         store->sweep();
         store->scrub(kScrubBytesPerTick);
     }
+}
+
+// ---- the view ----
+
+void ServerImpl::set_view(std::shared_ptr<const model::View> view) {
+    if (view->epoch <= view_->epoch) return;
+    view_ = std::move(view);
+    all_told_ = false;
+}
+
+void ServerImpl::learn(Peer& peer, std::uint64_t epoch) {
+    epoch_heard_of_ = std::max(epoch_heard_of_, epoch);
+    if (epoch >= view_->epoch) {
+        peer.epoch = epoch;
+    } else if (peer.epoch < view_->epoch || clock_.now() - peer.told_at >= kTellAgain) {
+        tell(peer);
+    }
+}
+
+void ServerImpl::tell(Peer& peer) {
+    peer.epoch = view_->epoch;
+    peer.told_at = clock_.now();
+    send(peer, 0, wire::Members{*view_});
+}
+
+// Who asks nothing, since it reads mapped memory, hears of it too: a few at each tick, and on one of its
+// lanes only.
+void ServerImpl::tell_some() {
+    if (all_told_ || config_.shard != 0) return;
+    std::size_t left = kToldPerTick;
+    for (auto& [id, peer] : peers_) {
+        if (!peer->greeted || peer->broken || peer->epoch >= view_->epoch) continue;
+        if (left-- == 0) return;
+        tell(*peer);
+    }
+    all_told_ = true;
 }
 
 // ---- messages ----
@@ -155,6 +201,7 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
     if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
+    learn(peer, message->epoch);
     const auto& ask = std::get<wire::Put>(message->body);
     std::uint64_t expected = 0;
     for (const auto& item : ask.items) expected += item.length;
@@ -198,6 +245,7 @@ void ServerImpl::message(Peer& peer, Bytes head) {
             peer, message->request_id,
             {Errc::Denied, fmt::format("expected Hello first, saw {}", wire::name_of(message->body))});
     }
+    learn(peer, message->epoch);
     std::visit([&](const auto& ask) { handle(peer, message->request_id, ask); }, message->body);
 }
 
@@ -232,6 +280,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
                        .version = config_.version,
                        .local_address = config_.local_address,
                        .shards = config_.shards,
+                       .node_id = config_.node_id,
                        .planes = config_.planes});
 }
 
@@ -259,12 +308,45 @@ void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRec
     if (!store) return refuse(*peer, id, store.error());
     const wire::NamespaceOpened answer{.namespace_id = record->namespace_id,
                                        .secret = {record->secret},
-                                       .lease_bytes_max = lease_bytes_max_};
+                                       .lease_bytes_max = lease_bytes_max_,
+                                       .replicas = record->replicas};
     const auto known = std::find_if(peer->namespaces.begin(), peer->namespaces.end(), [&](const auto& space) {
         return space.record.namespace_id == record->namespace_id;
     });
     if (known == peer->namespaces.end()) peer->namespaces.push_back({std::move(*record), *store});
     send(*peer, id, answer);
+}
+
+void ServerImpl::ask_meta(Peer& peer, std::uint64_t id, wire::Body question) {
+    if (peer.asking >= kAsksPerPeerMax) {
+        return refuse(peer, id,
+                      {Errc::Again, fmt::format("expected at most {} questions to meta at once from a "
+                                                "client",
+                                                kAsksPerPeerMax)});
+    }
+    ++peer.asking;
+    std::pair<std::uint64_t, std::uint64_t> joining{};
+    if (const auto* join = std::get_if<wire::Join>(&question))
+        joining = {join->member.node_id, join->member.incarnation};
+    directory_.ask(std::move(question), peer.lane->peer().uid,
+                   [self = std::weak_ptr(self_), peer_id = peer.id, id, joining](Result<wire::Body> answer) {
+                       if (const auto server = self.lock())
+                           (*server)->meta_answered(peer_id, id, joining, std::move(answer));
+                   });
+}
+
+void ServerImpl::meta_answered(PeerId peer_id, std::uint64_t id,
+                               std::pair<std::uint64_t, std::uint64_t> joining, Result<wire::Body> answer) {
+    Peer* peer = find(peer_id);
+    const auto [node_id, incarnation] = joining;
+    if (peer == nullptr) {
+        if (node_id != 0 && answer) directory_.lane_lost(node_id, incarnation);
+        return;
+    }
+    --peer->asking;
+    if (!answer) return refuse(*peer, id, answer.error());
+    if (node_id != 0) joined_.insert_or_assign(node_id, std::pair(peer_id, incarnation));
+    send(*peer, id, std::move(*answer));
 }
 
 OpenedNamespace* ServerImpl::opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id) {
@@ -281,11 +363,11 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::StatsRequest&)
 
 // ---- sending ----
 
-void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather,
+void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather,
                       std::vector<Held> held) {
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
+    const Bytes head = encoder_.encode({.request_id = id, .epoch = view_->epoch, .body = std::move(body)});
     if (peer.outbox.empty() && post(peer, head, gather, held)) return;
-    peer.outbox.push_back({{head.begin(), head.end()}, std::move(gather), std::move(held)});
+    peer.outbox.push_back({{head.begin(), head.end()}, {gather.begin(), gather.end()}, std::move(held)});
     if (peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
 }
 
@@ -308,7 +390,7 @@ bool ServerImpl::post(Peer& peer, Bytes head, std::span<const Bytes> gather, std
         release(held);
         return true;
     }
-    peer.sending.emplace(next_cookie_++, std::move(held));
+    peer.sending.push_back({next_cookie_++, std::move(held)});
     return true;
 }
 
@@ -321,19 +403,18 @@ void ServerImpl::flush(Peer& peer) {
 }
 
 void ServerImpl::poll(Peer& peer) {
-    std::array<transport::Completion, 64> done;
     // To the end: what a completion lets us post may be complete at once, and wakes nobody.
-    while (const std::size_t count = peer.lane->poll(done)) {
-        for (const auto& completion : std::span(done).first(count)) {
+    while (const std::size_t count = peer.lane->poll(done_)) {
+        for (const auto& completion : std::span(done_).first(count)) {
             if (completion.kind != transport::OpKind::Send) {
                 put_completion(peer, completion);
                 continue;
             }
             if (completion.error) peer.broken = true;
-            if (const auto sent = peer.sending.find(completion.cookie); sent != peer.sending.end()) {
-                release(sent->second);
-                peer.sending.erase(sent);
-            }
+            const auto sent = std::ranges::find(peer.sending, completion.cookie, &Sending::cookie);
+            if (sent == peer.sending.end()) continue;
+            release(sent->held);
+            peer.sending.erase(sent);
         }
         // Something went out: the clock of kSendDeadline starts anew.
         peer.stuck_since = Instant::never();
@@ -409,16 +490,19 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"leases_given", counts_.leases_given},
         {"leases_expired", counts_.leases_expired},
         {"leases_refused", counts_.leases_refused},
+        {"epoch", view_->epoch},
+        {"members", static_cast<std::uint64_t>(std::ranges::count_if(
+                        view_->members, [](const auto& member) { return member.owns(); }))},
         {"clients", peers_.size()},
         {"client_pages", pages},
         {"clients_refused", counts_.peers_refused},
         {"clients_broken", counts_.peers_broken},
         {"clients_stuck", counts_.peers_stuck},
     };
-    static const std::array<wire::Body, 11> kRequests{wire::Hello{}, wire::OpenNamespace{}, wire::Attach{},
-                                                      wire::Match{}, wire::Release{},       wire::Exists{},
-                                                      wire::Get{},   wire::Remove{},        wire::Put{},
-                                                      wire::List{},  wire::StatsRequest{}};
+    static const std::array<wire::Body, 15> kRequests{
+        wire::Join{},          wire::Renew{},  wire::Resolve{}, wire::ViewRequest{}, wire::Hello{},
+        wire::OpenNamespace{}, wire::Attach{}, wire::Match{},   wire::Release{},     wire::Exists{},
+        wire::Get{},           wire::Remove{}, wire::Put{},     wire::List{},        wire::StatsRequest{}};
     for (const auto& body : kRequests) {
         stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
     }
@@ -432,7 +516,7 @@ std::string ServerImpl::check_invariants() const {
     for (const auto& [id, lease] : leases_) held += lease.extents.size();
     for (const auto& [id, peer] : peers_) {
         for (const auto& outgoing : peer->outbox) held += outgoing.held.size();
-        for (const auto& [cookie, sending] : peer->sending) held += sending.size();
+        for (const auto& sending : peer->sending) held += sending.held.size();
     }
     std::uint64_t holds = 0;
     for (const auto& [id, store] : memory_->domains()) holds += store->holds();

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <cmpool/pool/server.h>
@@ -26,6 +27,12 @@ inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
 inline constexpr std::size_t kNamespacesPerPeerMax = 64;
 /// Work of one serve(): receive() calls before others have their turn.
 inline constexpr int kReceivesPerServe = 4;
+/// Questions of one client that are on their way to meta.
+inline constexpr std::size_t kAsksPerPeerMax = 64;
+/// Clients that are told of a new view at each tick, though they have not asked anything.
+inline constexpr std::size_t kToldPerTick = 64;
+/// Who still does not know after so long is told again: what was said may have been lost.
+inline constexpr std::chrono::milliseconds kTellAgain{20};
 /// Blocks whose lease has run out keep their bytes for so long when they may be read one-sided, so that a
 /// reader who is a little late need not ask again; of the capacity so much at most.
 inline constexpr std::chrono::milliseconds kCooling{200};
@@ -78,6 +85,12 @@ struct Outgoing {
     std::vector<Held> held;
 };
 
+/// What the lane still reads from.
+struct Sending {
+    std::uint64_t cookie;
+    std::vector<Held> held;
+};
+
 struct OpenedNamespace {
     NamespaceRecord record;
     DomainStore* store;
@@ -103,12 +116,15 @@ struct Peer final : transport::Receiver {
     std::optional<Guest> leaving;  ///< for another shard, without its lane yet
     std::vector<OpenedNamespace> namespaces;
     std::size_t opening = 0;
+    std::size_t asking = 0;
+    std::uint64_t epoch = 0;  ///< the last that it knows, or was told of
+    Instant told_at{};
     std::shared_ptr<ProcessWatch::Handle> process;
     std::map<DomainStore*, PinBoard::PageId> pages;
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
     std::vector<std::unique_ptr<IncomingPut>> puts;  ///< pulled ones
     std::deque<Outgoing> outbox;
-    std::unordered_map<std::uint64_t, std::vector<Held>> sending;
+    std::deque<Sending> sending;  ///< a lane sends in order, so the next to end is in front
     Instant stuck_since = Instant::never();
     std::uint64_t leased_bytes = 0;
 };
@@ -135,6 +151,7 @@ public:
     void drop(PeerId peer) override;
     Guest give_away(PeerId peer) override;
     Result<PeerId> welcome(Guest guest) override;
+    void set_view(std::shared_ptr<const model::View> view) override;
     void tick() override;
     std::vector<wire::Stat> stats() const override;
     std::string check_invariants() const override;
@@ -143,6 +160,14 @@ public:
     void message(Peer& peer, Bytes head);
 
 private:
+    /// What one Get finds; kept, since each would otherwise allocate it anew.
+    struct Got {
+        std::vector<ExtentId> found;
+        std::vector<wire::Outcome> outcomes;
+        std::vector<std::uint32_t> lengths;
+        std::vector<std::uint64_t> checksums;
+        std::vector<Bytes> gather;
+    };
     struct Counts {
         std::array<std::uint64_t, std::variant_size_v<wire::Body>> messages{};
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
@@ -164,10 +189,24 @@ private:
     void handle(Peer& peer, std::uint64_t id, const wire::Put& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::StatsRequest& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::List& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::ViewRequest& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Join& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Renew& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Leave& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::Resolve& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ListNamespaces& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ChangeNamespace& ask) { ask_meta(peer, id, ask); }
+    void handle(Peer& peer, std::uint64_t id, const wire::ChangeMember& ask) { ask_meta(peer, id, ask); }
     template <class Other>
     void handle(Peer& peer, std::uint64_t id, const Other&);
 
     [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id);
+    void ask_meta(Peer& peer, std::uint64_t id, wire::Body question);
+    void meta_answered(PeerId peer_id, std::uint64_t id, std::pair<std::uint64_t, std::uint64_t> joining,
+                       Result<wire::Body> answer);
+    void learn(Peer& peer, std::uint64_t epoch);
+    void tell(Peer& peer);
+    void tell_some();
     void open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record);
     [[nodiscard]] Result<wire::Grant> control_page(Peer& peer, DomainStore& store);
 
@@ -187,7 +226,7 @@ private:
     void expire_leases();
     void end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease);
 
-    void send(Peer& peer, std::uint64_t id, wire::Body body, std::vector<Bytes> gather = {},
+    void send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather = {},
               std::vector<Held> held = {});
     void refuse(Peer& peer, std::uint64_t id, const Error& error);
     [[nodiscard]] bool post(Peer& peer, Bytes head, std::span<const Bytes> gather, std::vector<Held>& held);
@@ -211,7 +250,14 @@ private:
     std::uint64_t cooling_bytes_ = 0;
     PeerId next_peer_ = 1;
     std::uint64_t next_cookie_ = 1;
+    std::array<transport::Completion, 64> done_;  ///< scratch of poll()
+    Got got_;
     std::uint64_t next_lease_;  ///< a lease of an earlier incarnation must not name one of ours
+    std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
+    bool all_told_ = true;
+    std::uint64_t epoch_heard_of_ = 0;  ///< from clients
+    /// On which lane a member has joined, by node; with its incarnation.
+    std::unordered_map<std::uint64_t, std::pair<PeerId, std::uint64_t>> joined_;
     Counts counts_;
     /// Answers of the directory that come after our end find it gone.
     std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);

@@ -172,13 +172,15 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     if (space == nullptr) return;
     DomainStore& store = *space->store;
     const std::size_t count = ask.digests.size();
-    std::vector<Outcome> outcomes(count, Outcome::Miss);
-    std::vector<std::uint32_t> lengths(count);
-    std::vector<std::uint64_t> checksums(count);
-    std::vector<Bytes> gather;
+    auto& [found, outcomes, lengths, checksums, gather] = got_;
+    found.resize(count);
+    outcomes.assign(count, Outcome::Miss);
+    lengths.assign(count, 0);
+    checksums.assign(count, 0);
+    gather.clear();
     std::vector<Held> held;
+    held.reserve(count);
     std::uint64_t bytes = 0;
-    std::vector<ExtentId> found(count);
     store.find(ask.digests, found);
     for (std::size_t index = 0; index < count; ++index) {
         const ExtentId extent = found[index];
@@ -188,13 +190,22 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
         const BlockView block = store.view(extent);
         lengths[index] = static_cast<std::uint32_t>(block.payload.size());
         checksums[index] = block.checksum;
+        Bytes wanted = block.payload;
+        if (!ask.ranges.empty() && !ask.ranges[index].whole()) {
+            outcomes[index] = Outcome::Outside;
+            const auto range = ask.ranges[index].within(lengths[index]);
+            if (!range) continue;
+            wanted = wanted.subspan(range->offset, range->length);
+            lengths[index] = range->length;
+            checksums[index] = ask.verify ? model::checksum(wanted) : 0;
+        }
         outcomes[index] = Outcome::TooSmall;
         if (lengths[index] > ask.bytes_max[index]) continue;
         outcomes[index] = Outcome::Later;
         if (bytes + lengths[index] > kAnswerBytesMax) continue;
         outcomes[index] = Outcome::Ok;
         bytes += lengths[index];
-        gather.push_back(block.payload);
+        gather.push_back(wanted);
         store.hold(extent);
         held.push_back({&store, extent});
     }
@@ -203,7 +214,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     counts_.get_misses +=
         static_cast<std::size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::Miss));
     counts_.get_bytes += bytes;
-    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, std::move(gather), std::move(held));
+    send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, gather, std::move(held));
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Remove& ask) {

@@ -62,7 +62,7 @@ struct Engine {
     std::size_t load(const Tokens& tokens, std::span<const std::uint32_t> pages) {
         auto prefix = cache->match(tokens);
         const auto blocks = prefix.blocks;
-        auto load = cache->load(std::move(prefix), pages);
+        auto load = cache->load(std::move(prefix), pages, 0);
         CHECK(testing::comes_true([&] {
             if (const auto advice = load->advise(); advice.compute_blocks > 0)
                 (void)load->claim(advice.compute_blocks);
@@ -171,7 +171,7 @@ TEST_CASE("a load that is given up leaves its pages alone from then on") {
         REQUIRE(
             testing::comes_true([&] { return engine.store(tokens, pages) && engine.match(tokens) == 30; }));
         for (int round = 0; round < 50; ++round) {
-            auto load = engine.cache->load(engine.cache->match(tokens), pages);
+            auto load = engine.cache->load(engine.cache->match(tokens), pages, 0);
             if (round % 3 > 0) (void)load->claim(static_cast<std::size_t>(round) % 30);
             load.reset();
             std::ranges::fill(engine.memory, std::byte{0x5a});

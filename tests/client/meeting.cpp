@@ -1,6 +1,7 @@
 // Loading from the back, computing from the front: who fills which block, and when it pays.
 #include <cstdlib>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include <cmpool/base/rng.h>
@@ -47,6 +48,13 @@ TEST_CASE("whatever the order of claims, each block is filled once, and by one s
                     break;
                 case 2: {
                     if (!out) break;
+                    if (rng.chance(0.1)) {
+                        meeting.give_back();
+                        for (std::size_t at = out->first; at < out->first + out->count; ++at)
+                            filled[at] = Filled::Nobody;
+                        out.reset();
+                        break;
+                    }
                     const std::size_t good = rng.chance(0.9) ? out->count : rng.below(out->count + 1);
                     meeting.landed(good);
                     for (std::size_t at = out->first; at < out->first + out->count; ++at)
@@ -86,6 +94,9 @@ TEST_CASE("both sides end together, and nobody computes what loads sooner") {
     CHECK(front_share(0, 1ms, {0ms, 1ms}) == 0);
     CHECK(front_share(100, 0ms, {0ms, 0ms}) == 50);
     CHECK(front_share(100, Nanos::max(), {0ms, 1ms}) == 99);
+    CHECK(blocks_within(10ms, 3ms) == 3);
+    CHECK(blocks_within(0ms, 3ms) == 0);
+    CHECK(blocks_within(10ms, 0ms) > 1'000'000);
 }
 
 TEST_CASE("the cost model knows nothing before it has seen something, and follows what it sees") {
@@ -150,6 +161,63 @@ TEST_CASE("the engine waits for a fast load, and computes once the load is late"
     state->meeting.landed(20);
     CHECK(load.met());
     CHECK(load.loaded_blocks() == 20);
+}
+
+TEST_CASE("what can come beside the next step leaves less for the computing side, until it is late") {
+    StillClock clock;
+    const auto state = std::make_shared<Load::State>(100, clock);
+    state->load_per_block = 2ms;
+    state->compute = {.step = 0ms, .block = 2ms};
+    state->beside = 100ms;
+    Load load(state, Match{});
+    CHECK(load.advise().compute_blocks == 25);  // 50 are left for both
+    state->beside = 200ms;
+    CHECK(load.advise().compute_blocks == 0);
+    (void)state->meeting.claim_back(10);
+    clock.advance(30ms);  // 3 ms a block: 66 of them would come
+    CHECK(load.advise().compute_blocks == 20);
+    state->meeting.landed(10);
+}
+
+TEST_CASE("who waits for layers goes on when they are here, or will not come") {
+    StillClock clock;
+    const auto state = std::make_shared<Load::State>(10, clock);
+    Load load(state, Match{});
+    CHECK_FALSE(load.ready());
+    CHECK_FALSE(load.wait_for(0));  // nothing comes by layers
+    (void)state->meeting.claim_back(10);
+    state->by_layers = true;
+    CHECK_FALSE(load.ready());
+    state->layers_here = 2;
+    CHECK(load.ready());
+    CHECK_FALSE(load.met());
+    CHECK(load.wait_for(1));
+    CHECK(load.end() == Load::End::NotYet);
+    std::jthread loader([&] {
+        const std::scoped_lock lock(state->mutex);
+        state->by_layers = false;
+        state->meeting.give_back();
+        state->changed.notify_all();
+    });
+    CHECK_FALSE(load.wait_for(2));
+    CHECK(load.claim(3) == 3);
+    CHECK(load.end() == Load::End::Failed);  // who computes some of it will not load it all
+    (void)state->meeting.claim_back(7);
+    state->meeting.landed(7);
+    CHECK(load.wait_for(2));
+    CHECK(load.met());
+}
+
+// A step that computes may end after the load; what it saves must be worth that.
+TEST_CASE("the engine computes beside a load where that saves an eighth of it, not less") {
+    StillClock clock;
+    const auto state = std::make_shared<Load::State>(100, clock);
+    state->compute = {.step = 0ms, .block = 2ms};
+    Load load(state, Match{});
+    state->load_per_block = 200us;
+    CHECK(load.advise().compute_blocks == 0);
+    state->load_per_block = 400us;
+    CHECK(load.advise().compute_blocks == 16);
 }
 
 TEST_CASE("what is not loaded any more is computed, all of it") {

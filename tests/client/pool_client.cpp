@@ -232,13 +232,20 @@ TEST_CASE("a batch of 4096 blocks is one call, one more is refused") {
 }
 
 TEST_CASE("bytes that rotted in memory are a miss to whoever asks for a verified get") {
-    for (const char* transport : kTransports) {
+    for (const auto& [transport, part] :
+         {std::pair("shm", false), std::pair("shm", true), std::pair("tcp", false), std::pair("tcp", true)}) {
         CAPTURE(transport);
+        CAPTURE(part);
         Daemon daemon;
         const auto pool = testing::open_pool(daemon.uri(kPatient + transport));
         const auto key = testing::chain_of(*pool, 1).front();
         const auto block = pattern(1000, 77);
         REQUIRE(put_one(*pool, key, block) == Outcome::Stored);
+        // Whoever reads mapped memory is on its own: nobody scrubs it meanwhile.
+        const bool mapped = transport == std::string_view("shm");
+        std::vector<std::byte> room(1000);
+        REQUIRE(get_one(*pool, key, room).outcome == Outcome::Hit);
+        if (mapped) daemon.freeze();
         std::size_t found = 0;
         for (const auto& file : std::filesystem::directory_iterator(daemon.runtime_folder())) {
             if (!file.is_regular_file()) continue;
@@ -252,9 +259,60 @@ TEST_CASE("bytes that rotted in memory are a miss to whoever asks for a verified
             ++found;
         }
         REQUIRE(found == 1);
-        std::vector<std::byte> room(1000);
-        CHECK(get_one(*pool, key, room, {.verify = true}).outcome == Outcome::Miss);
+        // Some of its bytes may be as they were: nobody can say so.
+        const MutableBytes into = MutableBytes(room).first(200);
+        const GetItem some{.key = key, .into = {&into, 1}, .range = {0, 200}};
+        if (mapped) CHECK(pool->get({&some, 1}).blocks[0].outcome == Outcome::Hit);
+        if (part) CHECK(pool->get({&some, 1}, {.verify = true}).blocks[0].outcome == Outcome::Miss);
+        if (!part) CHECK(get_one(*pool, key, room, {.verify = true}).outcome == Outcome::Miss);
     }
+}
+
+TEST_CASE("some bytes of a block are those that it has there, in whatever pieces; others are refused") {
+    Daemon daemon;
+    for (const char* transport : kTransports) {
+        CAPTURE(transport);
+        const auto pool =
+            testing::open_pool(daemon.uri(kPatient + transport), testing::plain_namespace(transport));
+        const auto key = testing::chain_of(*pool, 1).front();
+        const auto block = pattern(100'000, 5);
+        REQUIRE(put_one(*pool, key, block) == Outcome::Stored);
+        const auto before = testing::statistic(*pool, "get_bytes");
+        std::uint64_t wanted = 0;
+        for (const client::ByteRange range :
+             {client::ByteRange{0, 1}, {99'999, 1}, {1, 63}, {4096, 50'000}, {0, 100'000}}) {
+            CAPTURE(range.offset);
+            for (const bool verify : {false, true}) {
+                // With room to spare, which is left alone.
+                std::vector<std::byte> room(range.length + 10, std::byte{0x5a});
+                const MutableBytes pieces[]{MutableBytes(room).first(range.length / 2),
+                                            MutableBytes(room).subspan(range.length / 2)};
+                const GetItem item{.key = key, .into = pieces, .range = range};
+                const auto report = pool->get({&item, 1}, {.verify = verify});
+                CHECK(report.blocks[0].outcome == Outcome::Hit);
+                CHECK(report.blocks[0].bytes == range.length);
+                CHECK(
+                    same(Bytes(room).first(range.length), Bytes(block).subspan(range.offset, range.length)));
+                CHECK(room[range.length] == std::byte{0x5a});
+                wanted += range.length;
+            }
+        }
+        CHECK(testing::statistic(*pool, "get_bytes") == before + wanted);
+        std::vector<std::byte> room(1'000'000);
+        for (const client::ByteRange range :
+             {client::ByteRange{0, 100'001}, {100'000, 1}, {5, 0}, {UINT32_MAX, UINT32_MAX}}) {
+            CAPTURE(range.offset);
+            const MutableBytes into(room);
+            const GetItem item{.key = key, .into = {&into, 1}, .range = range};
+            const auto report = pool->get({&item, 1});
+            CHECK(report.blocks[0].outcome == Outcome::Outside);
+            CHECK(report.blocks[0].bytes == 100'000);
+        }
+        const MutableBytes little = MutableBytes(room).first(9);
+        const GetItem item{.key = key, .into = {&little, 1}, .range = {50, 10}};
+        CHECK(pool->get({&item, 1}).blocks[0].outcome == Outcome::TooSmall);
+    }
+    CHECK(daemon.stop());
 }
 
 TEST_CASE("on shm a match and a get cost no message") {

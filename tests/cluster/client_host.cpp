@@ -42,7 +42,8 @@ ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
     if (mapped_) environment.local = world_.open(name_, transport::SimProfile::Mapped);
     if (options.one_sided) environment.planes = std::make_shared<SimPlanes>(world_, name_);
     client::PoolUri uri;
-    uri.address = kPoolAddress;
+    uri.address = server_.address();
+    uri.others = options.others;
     uri.deadline = options.deadline;
     uri.tenant_key = options.tenant_key;
     auto opened = client::PoolClient::open_in(std::move(environment), uri, spec);

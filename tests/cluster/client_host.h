@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <cmpool/client/environment.h>
 #include <cmpool/client/pool_client.h>
@@ -22,6 +23,7 @@ public:
         bool one_sided = false;  ///< where it does not map: reads blocks, and sends messages for the rest
         Nanos deadline = std::chrono::milliseconds(20);
         std::string tenant_key;
+        std::vector<std::string> others;  ///< more nodes that its URI names
     };
     ClientHost(SimWorld& world, ServerHost& server, std::string name, const model::NamespaceSpec& spec,
                Options options);
@@ -36,7 +38,11 @@ public:
     [[nodiscard]] bool alive() const noexcept { return alive_; }
     [[nodiscard]] bool frozen() const noexcept { return frozen_; }
     [[nodiscard]] bool acts() const noexcept { return alive_ && !frozen_; }
-    [[nodiscard]] bool ready() const { return client_->status().ready; }
+    /// Connected to everybody who owns blocks.
+    [[nodiscard]] bool ready() const {
+        const auto status = client_->status();
+        return status.ready && status.members_ready == status.members;
+    }
     /// Until when a call may be late: a process that did not run could not end it.
     [[nodiscard]] Instant excused_until() const noexcept { return excused_until_; }
     void excuse(Nanos leap = Nanos{0});

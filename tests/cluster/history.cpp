@@ -130,15 +130,23 @@ void History::match(ClientHost& client, const Space& own, Space& named, std::vec
 }
 
 void History::get(ClientHost& client, const Space& own, Space& named, std::vector<std::size_t> blocks,
-                  bool verify, std::size_t pieces, std::size_t short_by) {
+                  bool verify, std::size_t pieces, std::size_t short_by, std::uint64_t range_seed) {
     Call& call = begin(CallKind::Get, client, own, named, std::move(blocks));
-    for (const std::size_t block : call.blocks) {
-        const std::size_t bytes = named.blocks[block].bytes.size();
+    std::vector<client::ByteRange> ranges(call.blocks.size());
+    for (std::size_t at = 0; at < call.blocks.size(); ++at) {
+        std::size_t bytes = named.blocks[call.blocks[at]].bytes.size();
+        if (range_seed != 0) {
+            Rng rng(range_seed + at);
+            ranges[at].offset = static_cast<std::uint32_t>(rng.below(bytes));
+            ranges[at].length = static_cast<std::uint32_t>(1 + rng.below(bytes - ranges[at].offset));
+            if (rng.chance(0.1)) ranges[at].length += static_cast<std::uint32_t>(bytes);
+            bytes = ranges[at].length;
+        }
         auto& buffer = call.buffers.emplace_back(bytes - std::min(bytes, short_by));
         call.into.push_back(cut(buffer.inside(), pieces));
     }
     for (std::size_t at = 0; at < call.keys.size(); ++at)
-        call.gets.push_back({call.keys[at], call.into[at], named.blocks[call.blocks[at]].group});
+        call.gets.push_back({call.keys[at], call.into[at], named.blocks[call.blocks[at]].group, ranges[at]});
     call.report = client.pool().start_get(call.gets, {.deadline = {}, .verify = verify});
     begun(call);
 }
@@ -322,25 +330,34 @@ void History::finish_report(Call& call) {
 
 void History::check_get(const Call& call, std::size_t at, const client::BlockResult& result) {
     const KnownBlock& block = call.named.blocks[call.blocks[at]];
+    const auto size = static_cast<std::uint32_t>(block.bytes.size());
+    const auto range = call.gets[at].range.within(size);
     if (result.outcome == Outcome::Hit) {
         ++seen_.hits;
+        seen_.parts += call.gets[at].range.whole() ? 0 : 1;
         if (&call.named != &call.own) return blame("a get shows another tenant's block");
-        if (result.bytes != block.bytes.size() || !same(call.buffers[at].inside(), block.bytes)) {
+        if (!range) return blame("a get hits with bytes that the block does not have");
+        const auto expected = Bytes(block.bytes).subspan(range->offset, range->length);
+        if (result.bytes != expected.size() || !same(call.buffers[at].inside(), expected)) {
             blame(fmt::format(
-                "call {} of {}: block {} of {} bytes hits with other bytes, from {} of {} on", call.number,
-                call.client.name(), at, block.bytes.size(),
-                std::mismatch(block.bytes.begin(), block.bytes.end(), call.buffers[at].inside().begin())
-                        .first -
-                    block.bytes.begin(),
+                "call {} of {}: block {} of {} bytes, {} from {} on, hits with other bytes, from {} of {} on",
+                call.number, call.client.name(), at, size, range->length, range->offset,
+                std::mismatch(expected.begin(), expected.end(), call.buffers[at].inside().begin()).first -
+                    expected.begin(),
                 result.bytes));
         }
         return;
     }
     ++seen_.misses;
     if (&call.named != &call.own) return;
+    if (result.outcome == Outcome::Outside) {
+        ++seen_.outside;
+        if (range || result.bytes != size) blame("a range is refused that the block has");
+        return;
+    }
     if (result.outcome == Outcome::TooSmall) {
         ++seen_.too_small;
-        if (call.buffers[at].inside().size() >= block.bytes.size() || result.bytes != block.bytes.size())
+        if (!range || call.buffers[at].inside().size() >= range->length || result.bytes != range->length)
             blame("a block is said to be larger than what was put");
         return;
     }

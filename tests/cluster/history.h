@@ -38,8 +38,9 @@ public:
     // Each starts a call on blocks of `named`, which is the client's own space or another tenant's.
     void match(ClientHost& client, const Space& own, Space& named, std::vector<std::size_t> blocks,
                std::uint32_t lease_ms, Nanos keep);
+    /// With a seed for them, of each block some range, which now and then leaves it.
     void get(ClientHost& client, const Space& own, Space& named, std::vector<std::size_t> blocks, bool verify,
-             std::size_t pieces, std::size_t short_by = 0);
+             std::size_t pieces, std::size_t short_by = 0, std::uint64_t range_seed = 0);
     void put(ClientHost& client, Space& own, std::vector<std::size_t> blocks, bool pieces);
     void exists(ClientHost& client, const Space& own, Space& named, std::vector<std::size_t> blocks);
     void remove(ClientHost& client, Space& own, std::vector<std::size_t> blocks);
@@ -60,6 +61,7 @@ public:
     struct Seen {
         std::uint64_t calls = 0, hits = 0, misses = 0, stored = 0, present = 0, dropped = 0;
         std::uint64_t matched = 0, leased = 0, views = 0, late = 0, too_small = 0;
+        std::uint64_t parts = 0, outside = 0;
     };
     [[nodiscard]] const Seen& seen() const noexcept { return seen_; }
 

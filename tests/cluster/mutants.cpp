@@ -154,14 +154,17 @@ TEST_CASE("random scenes reach what they are meant to reach") {
         sum.views += seen.views;
         sum.late += seen.late;
         sum.too_small += seen.too_small;
+        sum.parts += seen.parts;
+        sum.outside += seen.outside;
         evicted += cluster.server().stat("evicted_blocks");
         refused += cluster.server().stat("leases_refused");
     }
     MESSAGE("hits ", sum.hits, " misses ", sum.misses, " stored ", sum.stored, " present ", sum.present,
             " dropped ", sum.dropped, " leased ", sum.leased, " views ", sum.views, " late ", sum.late,
-            " too small ", sum.too_small, " evicted ", evicted, " leases refused ", refused);
+            " too small ", sum.too_small, " parts ", sum.parts, " outside ", sum.outside, " evicted ",
+            evicted, " leases refused ", refused);
     for (const auto count : {sum.hits, sum.misses, sum.stored, sum.present, sum.dropped, sum.leased,
-                             sum.views, sum.late, sum.too_small, evicted}) {
+                             sum.views, sum.late, sum.too_small, sum.parts, sum.outside, evicted}) {
         CHECK(count >= 100);
     }
 }

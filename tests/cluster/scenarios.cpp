@@ -105,6 +105,86 @@ TEST_CASE("what a frozen reader looks at outlives every lease and every eviction
     }
 }
 
+// Two ranks store their parts of the same blocks, block by block; one dies at every moment of its work.
+TEST_CASE("a match counts a block only with all its parts, whenever a rank dies that stores its own") {
+    constexpr std::uint32_t kParts = 2;
+    std::set<std::size_t> seen;
+    std::size_t most = 0;
+    for (const bool mapped : {false, true}) {
+        for (int moment = 0; moment < 400; moment += moment < 40 ? 1 : 9) {
+            CAPTURE(mapped);
+            CAPTURE(moment);
+            Stage stage({.capacity_bytes = 4 * MiB, .shards = 2},
+                        {.chains = 1, .chain_blocks_max = 12, .opaque = 0, .block_bytes_max = 4096});
+            ClientHost& first = stage.client("first", mapped);
+            ClientHost& dying = stage.client("dying", !mapped);
+            ClientHost& reader = stage.client("reader", mapped);
+            const auto chain = stage.space.chains[0];
+            most = chain.size();
+            // A part's bytes are the block's, from a byte on that says which part it is.
+            const auto part_of = [&](std::size_t block, std::uint32_t part) {
+                return Bytes(stage.space.blocks[block].bytes)
+                    .subspan(std::min<std::size_t>(part, stage.space.blocks[block].bytes.size() - 1));
+            };
+            const auto item_of = [&](std::size_t block, std::uint32_t part, const Bytes& bytes) {
+                const KnownBlock& known = stage.space.blocks[block];
+                return client::PutItem{.key = model::part_digest(known.key, part, kParts),
+                                       .from = {&bytes, 1},
+                                       .parent = known.position == 0
+                                                     ? model::kNoParent
+                                                     : model::part_digest(known.parent_key, part, kParts),
+                                       .position = known.position,
+                                       .group = known.group};
+            };
+            int steps = 0;
+            for (std::size_t at = 0; at < chain.size() && dying.alive(); ++at) {
+                const Bytes own = part_of(chain[at], 0);
+                const auto put = item_of(chain[at], 0, own);
+                REQUIRE(stage.finish(first, first.pool().start_put({&put, 1})).count(Outcome::Stored) == 1);
+                const Bytes other = part_of(chain[at], 1);
+                const auto last = item_of(chain[at], 1, other);
+                auto call = dying.pool().start_put({&last, 1});
+                dying.arm();
+                while (!call.done() && steps++ < moment && stage.world.step()) {
+                }
+                if (!call.done()) dying.crash();
+            }
+            stage.run(1s);
+
+            const auto keys = stage.space.keys(chain);
+            auto asking =
+                reader.pool().start_match(keys, 1000, {.deadline = {}, .verify = false, .parts = kParts});
+            reader.arm();
+            stage.run_while([&] { return !asking.done(); });
+            const auto match = asking.take();
+            seen.insert(match.blocks());
+            if (dying.alive()) CHECK(match.blocks() == chain.size());
+            for (std::size_t at = 0; at < chain.size(); ++at) {
+                std::size_t here = 0;
+                for (std::uint32_t part = 0; part < kParts; ++part) {
+                    const Bytes expected = part_of(chain[at], part);
+                    std::vector<std::byte> room(expected.size());
+                    const MutableBytes into(room);
+                    const KnownBlock& known = stage.space.blocks[chain[at]];
+                    const client::GetItem item{
+                        model::part_digest(known.key, part, kParts), {&into, 1}, known.group};
+                    const auto got = stage.finish(reader, reader.pool().start_get({&item, 1}));
+                    if (got.blocks[0].outcome != Outcome::Hit) continue;
+                    ++here;
+                    CHECK(std::ranges::equal(room, expected));
+                }
+                // What is counted is there, and the run ends where something is missing.
+                if (at < match.blocks()) CHECK(here == kParts);
+                if (at == match.blocks()) CHECK(here < kParts);
+            }
+            CHECK(stage.server.check_invariants().empty());
+            if (dying.alive()) break;
+        }
+    }
+    CHECK(most >= 3);
+    CHECK(seen.size() == most + 1);  // every length, from none to all
+}
+
 TEST_CASE("read one-sided, a request costs a match and a release, and its blocks nothing") {
     Stage stage;
     ClientHost& client = stage.client("engine", false, true);
@@ -432,7 +512,7 @@ struct Listening final : transport::Receiver {
 TEST_CASE("another protocol version is refused, and both sides are named") {
     Stage stage;
     const auto fabric = stage.world.open("stranger", transport::SimProfile::Messages);
-    const auto lane = fabric->connect(kPoolAddress);
+    const auto lane = fabric->connect(stage.server.address());
     REQUIRE(lane);
     wire::Encoder encoder;
     const Bytes head = encoder.encode({.request_id = 1, .epoch = 1, .body = wire::Hello{99, "stranger"}});

@@ -39,58 +39,90 @@ public:
 
     void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
                         const pool::Credential& credential, OpenDone done) override {
-        auto record = host_.controller_->open_namespace(spec, fingerprint, credential);
+        host_.office_->open_namespace(spec, fingerprint, credential,
+                                      [this, done = std::move(done)](Result<model::NamespaceRecord> record) {
+                                          slowly(std::move(record), done);
+                                      });
+    }
+    void ask(wire::Body question, std::optional<std::uint32_t> uid, AskDone done) override {
+        host_.office_->ask(std::move(question), uid, std::move(done));
+    }
+    void lane_lost(std::uint64_t node_id, std::uint64_t incarnation) override {
+        if (host_.office_) host_.office_->lane_lost(node_id, incarnation);
+    }
+    void behind(std::uint64_t epoch) override { host_.office_->behind(epoch); }
+
+private:
+    void slowly(Result<model::NamespaceRecord> record, const OpenDone& done) {
         if (record && host_.options_.one_domain_for_all) record->domain_id = 1;
         Rng& rng = host_.world_.rng();
         if (!rng.chance(host_.options_.slow_directory)) return done(std::move(record));
         const auto most = static_cast<std::uint64_t>(host_.options_.directory_delay.count());
         const Nanos delay{static_cast<std::int64_t>(rng.below(most + 1))};
         host_.world_.at(host_.world_.clock().now() + delay,
-                        [&host = host_, run = host_.run_, record = std::move(record),
-                         done = std::move(done)]() mutable { host.answered(run, done, std::move(record)); });
+                        [&host = host_, run = host_.run_, record = std::move(record), done]() mutable {
+                            host.answered(run, done, std::move(record));
+                        });
     }
 
-private:
     ServerHost& host_;
 };
 
 ServerHost::ServerHost(SimWorld& world, ServerOptions options, std::uint64_t seed)
-    : world_(world), options_(std::move(options)), entropy_(seed), processes_(options_.lies_about_deaths) {
+    : world_(world), options_(std::move(options)), entropy_(seed) {
+    if (!options_.processes) options_.processes = std::make_shared<SimProcesses>(options_.lies_about_deaths);
     auto controller = meta::Controller::open(store_, entropy_);
     REQUIRE(controller);
     controller_ = std::make_unique<meta::Controller>(std::move(*controller));
     directory_ = std::make_unique<Directory>(*this);
-    world_.on_wake(kPoolHost, [this] { wake(); });
+    world_.on_wake(options_.host, [this] { wake(); });
     start();
 }
 
 ServerHost::~ServerHost() {
-    world_.on_wake(kPoolHost, {});
+    world_.on_wake(options_.host, {});
     shards_.clear();
+    office_.reset();
 }
 
 void ServerHost::start() {
-    auto memory = world_.open(kPoolHost, transport::SimProfile::Mapped);
+    auto memory = world_.open(options_.host, transport::SimProfile::Mapped);
     memory_ = options_.wrap_memory ? options_.wrap_memory(std::move(memory)) : std::move(memory);
-    network_ = world_.open(kPoolHost, transport::SimProfile::Messages);
-    one_sided_ = world_.open(kPoolHost, transport::SimProfile::OneSided);
+    network_ = world_.open(options_.host, transport::SimProfile::Messages);
+    one_sided_ = world_.open(options_.host, transport::SimProfile::OneSided);
     for (const auto& [fabric, address] :
-         {std::pair(memory_.get(), kPoolSocket), std::pair(network_.get(), kPoolAddress),
-          std::pair(one_sided_.get(), kPoolPlaneAddress)}) {
+         {std::pair(memory_.get(), socket()), std::pair(network_.get(), this->address()),
+          std::pair(one_sided_.get(), plane_address())}) {
         auto listener = fabric->listen(address);
         REQUIRE(listener);
         listeners_.push_back(std::move(*listener));
     }
+    const meta::OfficeConfig config{.self = {.incarnation = entropy_.next_u64() | 1,
+                                             .name = options_.host,
+                                             .address = this->address(),
+                                             .host = options_.host,
+                                             .zone = options_.zone},
+                                    .cluster_key = {},
+                                    .admin_uid = {},
+                                    .times = options_.times};
+    auto office = options_.meta.empty() ? meta::open_head_office(store_, world_.clock(), entropy_, config)
+                                        : meta::open_branch(store_, world_.clock(), entropy_, *network_,
+                                                            address_of(options_.meta), config);
+    REQUIRE(office);
+    office_ = std::move(*office);
+    told_ = std::make_shared<const model::View>();
     for (std::uint32_t shard = 0; shard < options_.shards; ++shard) {
-        auto server = pool::Server::create({.capacity_bytes = options_.capacity_bytes,
-                                            .segment_bytes = 1 * MiB,
-                                            .prefault = false,
-                                            .local_address = kPoolSocket,
-                                            .shard = shard,
-                                            .shards = options_.shards,
-                                            .planes = {kPoolPlane},
-                                            .one_sided = one_sided_.get()},
-                                           world_.clock(), entropy_, *memory_, *directory_, processes_);
+        auto server =
+            pool::Server::create({.capacity_bytes = options_.capacity_bytes,
+                                  .segment_bytes = 1 * MiB,
+                                  .prefault = false,
+                                  .node_id = office_->node_id(),
+                                  .local_address = socket(),
+                                  .shard = shard,
+                                  .shards = options_.shards,
+                                  .planes = {"sim://" + plane_address()},
+                                  .one_sided = one_sided_.get()},
+                                 world_.clock(), entropy_, *memory_, *directory_, *options_.processes);
         REQUIRE(server);
         shards_.push_back({std::move(*server), {}});
     }
@@ -100,12 +132,27 @@ void ServerHost::start() {
 void ServerHost::crash() {
     if (!running()) return;
     ++run_;
-    world_.crash(kPoolHost);
+    world_.crash(options_.host);
     shards_.clear();
+    office_.reset();
     listeners_.clear();
     memory_.reset();
     network_.reset();
     one_sided_.reset();
+}
+
+void ServerHost::stop() {
+    if (!running()) return;
+    office_->leave();
+    const Instant limit = world_.clock().now() + std::chrono::milliseconds(300);
+    while (!office_->gone() && world_.clock().now() < limit && world_.step()) office_->progress();
+    crash();
+}
+
+void ServerHost::publish() {
+    if (office_->view() == told_) return;
+    told_ = office_->view();
+    for (const auto& shard : shards_) shard.server->set_view(told_);
 }
 
 void ServerHost::restart() {
@@ -119,11 +166,13 @@ void ServerHost::restart(std::uint32_t shards) {
 
 void ServerHost::freeze(bool frozen) {
     frozen_ = frozen;
-    world_.freeze(kPoolHost, frozen);
+    world_.freeze(options_.host, frozen);
 }
 
 void ServerHost::wake() {
     if (!running() || frozen_) return;
+    office_->progress();
+    publish();
     for (const auto& listener : listeners_) {
         while (auto lane = listener->accept()) {
             if (const auto id = shards_[0].server->add(std::move(*lane))) shards_[0].peers.push_back(*id);
@@ -132,6 +181,7 @@ void ServerHost::wake() {
     for (bool busy = true; busy;) {
         busy = false;
         for (auto& shard : shards_) busy = serve(shard) || busy;
+        publish();
     }
 }
 

@@ -11,6 +11,7 @@
 #include <cmpool/base/rng.h>
 #include <cmpool/meta/controller.h>
 #include <cmpool/meta/memory_store.h>
+#include <cmpool/meta/office.h>
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/sim.h>
 
@@ -19,13 +20,16 @@ namespace cmpool::testing {
 using transport::SimWorld;
 
 inline constexpr const char* kPoolHost = "pool";
-inline constexpr const char* kPoolAddress = "pool:7411";
-inline constexpr const char* kPoolSocket = "pool.sock";
-inline constexpr const char* kPoolPlane = "sim://pool:7412";
-inline constexpr const char* kPoolPlaneAddress = "pool:7412";
+
+class SimProcesses;
 
 struct ServerOptions {
-    std::uint64_t capacity_bytes = 2 * MiB;  ///< of each shard
+    std::string host = kPoolHost;
+    std::string meta;  ///< the host of the node that keeps meta; empty: this one
+    std::string zone;
+    meta::LeaseTimes times;
+    std::shared_ptr<SimProcesses> processes;  ///< none: its own
+    std::uint64_t capacity_bytes = 2 * MiB;   ///< of each shard
     std::uint32_t shards = 1;
     double slow_directory = 0;  ///< how often the controller takes its time
     Nanos directory_delay{0};   ///< at most so much
@@ -62,11 +66,23 @@ public:
     void crash();
     void restart();
     void restart(std::uint32_t shards);
+    /// As after SIGTERM.
+    void stop();
     void freeze(bool frozen);
     [[nodiscard]] bool running() const noexcept { return !shards_.empty(); }
     [[nodiscard]] bool frozen() const noexcept { return frozen_; }
 
-    [[nodiscard]] SimProcesses& processes() noexcept { return processes_; }
+    [[nodiscard]] const std::string& host() const noexcept { return options_.host; }
+    [[nodiscard]] std::string address() const { return address_of(options_.host); }
+    [[nodiscard]] static std::string address_of(const std::string& host) { return host + ":7411"; }
+    [[nodiscard]] std::string socket() const { return options_.host + ".sock"; }
+    /// Where its memory is read one-sided.
+    [[nodiscard]] std::string plane_address() const { return options_.host + ":7412"; }
+    /// What it knows of the cluster; of one that does not run what it knew.
+    [[nodiscard]] const model::View& view() const noexcept { return *told_; }
+    [[nodiscard]] meta::Office& office() noexcept { return *office_; }
+
+    [[nodiscard]] SimProcesses& processes() noexcept { return *options_.processes; }
     [[nodiscard]] meta::Controller& controller() noexcept { return *controller_; }
     [[nodiscard]] std::uint32_t shards() const noexcept { return options_.shards; }
     [[nodiscard]] std::string check_invariants() const;
@@ -82,6 +98,7 @@ private:
 
     void start();
     void wake();
+    void publish();
     [[nodiscard]] bool serve(Shard& shard);
     void tick(std::uint64_t run);
     void answered(std::uint64_t run, const pool::Directory::OpenDone& done,
@@ -92,7 +109,8 @@ private:
     SeededEntropy entropy_;
     meta::MemoryStore store_;
     std::unique_ptr<meta::Controller> controller_;
-    SimProcesses processes_;
+    std::unique_ptr<meta::Office> office_;
+    std::shared_ptr<const model::View> told_ = std::make_shared<const model::View>();
     std::unique_ptr<Directory> directory_;
     std::unique_ptr<transport::Fabric> memory_;
     std::unique_ptr<transport::Fabric> network_;

@@ -44,6 +44,11 @@ Scene Scene::kind(std::uint64_t seed) {
 Scene Scene::draw(std::uint64_t seed) {
     Scene scene = kind(seed);
     Rng rng = scene_rng(~seed);
+    if (rng.chance(0.4)) {
+        scene.members = 2 + rng.below(3);
+        scene.replicas = 1 + static_cast<std::uint32_t>(rng.below(2));
+        scene.server.times = {.lease = 200ms, .grace = 40ms};
+    }
     if (rng.chance(0.3)) scene.server.shards = 2 + static_cast<std::uint32_t>(rng.below(2));
     if (rng.chance(0.25)) return scene;
     scene.expectations = {};
@@ -73,11 +78,22 @@ SimCluster::SimCluster(std::uint64_t seed, Scene scene)
       scene_(std::move(scene)),
       rng_(seed ^ 0x5eed),
       world_(seed, scene_.plan),
-      server_(world_, scene_.server, seed + 1),
       history_(world_, spaces_, scene_.expectations) {
+    auto options = scene_.server;
+    options.processes = std::make_shared<SimProcesses>(options.lies_about_deaths);
+    for (std::size_t number = 0; number < scene_.members; ++number) {
+        if (number > 0) {
+            options.host = fmt::format("{}-{}", kPoolHost, number);
+            options.meta = kPoolHost;
+        }
+        servers_.push_back(std::make_unique<ServerHost>(world_, options, seed + 1 + number * 1000));
+    }
     for (std::size_t number = 0; number < scene_.spaces; ++number) {
-        spaces_.push_back(draw_space(server_.controller(), rng_, number < 2 ? "one" : "two",
+        spaces_.push_back(draw_space(server().controller(), rng_, number < 2 ? "one" : "two",
                                      "r" + std::to_string(number), scene_.universe));
+        const Space& space = spaces_.back();
+        const model::Credential proof{.uid = {}, .tenant_key = space.tenant_key};
+        REQUIRE(server().controller().change(space.spec, proof, {.replicas = scene_.replicas}));
     }
 }
 
@@ -89,8 +105,9 @@ bool SimCluster::step() {
     if (!history_.wrong().empty() || !world_.step()) return false;
     ++steps_;
     history_.check();
-    if (steps_ % kInvariantsEvery == 0 && server_.running()) {
-        if (auto broken = server_.check_invariants(); !broken.empty()) history_.blame(broken);
+    for (const auto& each : servers_) {
+        if (steps_ % kInvariantsEvery != 0 || !each->running()) continue;
+        if (auto broken = each->check_invariants(); !broken.empty()) history_.blame(broken);
     }
     if (steps_ == kStepsMax) history_.blame("the world does not come to rest");
     return history_.wrong().empty();
@@ -106,11 +123,36 @@ bool SimCluster::run_until(Instant when) {
 }
 
 std::string SimCluster::run() {
+    gather();
     for (std::size_t number = 0; number < scene_.clients; ++number) hire();
     plan_faults();
     if (run_until(world_.clock().now() + scene_.length)) settle();
     if (history_.wrong().empty()) return {};
     return fmt::format("step {}, at {} us: {}", steps_, world_.clock().now().ns / 1000, history_.wrong());
+}
+
+// Everybody is there before anybody begins: what joins later takes blocks from the others.
+void SimCluster::gather() {
+    const Instant limit = world_.clock().now() + kCalm;
+    const auto complete = [&](const auto& each) { return each->view().members.size() == scene_.members; };
+    while (!std::all_of(servers_.begin(), servers_.end(), complete) && world_.clock().now() < limit &&
+           step()) {
+    }
+}
+
+// Some time after the last fault all know of the same cluster, and everybody serves in it.
+void SimCluster::check_agreement() {
+    for (const auto& each : servers_) {
+        const auto& view = each->view();
+        if (view != server().view())
+            return history_.blame(fmt::format("{} knows epoch {}, {} knows {}", each->host(), view.epoch,
+                                              server().host(), server().view().epoch));
+        const auto serving = std::count_if(view.members.begin(), view.members.end(),
+                                           [](const auto& member) { return member.owns(); });
+        if (static_cast<std::size_t>(serving) != scene_.members)
+            return history_.blame(
+                fmt::format("{} of {} members serve after all faults", serving, scene_.members));
+    }
 }
 
 // Faults have stopped: all calls end, all leases end, and everybody who lives can work again.
@@ -122,6 +164,7 @@ void SimCluster::settle() {
     if (!history_.idle()) return history_.blame("calls are under way long after their deadlines");
     history_.release_all();
     if (!run_until(now + kCalm)) return;
+    check_agreement();
     prove_life();
     if (history_.wrong().empty() && run_until(world_.clock().now() + 500ms)) check_left_over();
 }
@@ -141,17 +184,21 @@ void SimCluster::prove_life() {
 }
 
 void SimCluster::check_left_over() {
-    if (auto broken = server_.check_invariants(); !broken.empty()) return history_.blame(broken);
-    for (const char* name : {"leases", "leased_bytes", "doomed_bytes", "writing_bytes"}) {
-        if (const auto left = server_.stat(name); left != 0)
-            history_.blame(fmt::format("{} {} are left over", left, name));
+    std::uint64_t pages_seen = 0;
+    for (const auto& each : servers_) {
+        if (auto broken = each->check_invariants(); !broken.empty()) return history_.blame(broken);
+        for (const char* name : {"leases", "leased_bytes", "doomed_bytes", "writing_bytes"}) {
+            if (const auto left = each->stat(name); left != 0)
+                history_.blame(fmt::format("{} {} are left over at {}", left, name, each->host()));
+        }
+        pages_seen += each->stat("client_pages");
     }
     std::uint64_t pages = 0;
     for (const auto& engine : engines_) {
         if (engine->client.alive()) pages += engine->client.pool().status().shards_mapped;
     }
-    if (const auto seen = server_.stat("client_pages"); seen != pages)
-        history_.blame(fmt::format("{} pages for {} shards that clients map", seen, pages));
+    if (pages_seen != pages)
+        history_.blame(fmt::format("{} pages for {} shards that clients map", pages_seen, pages));
 }
 
 // ---- what clients do ----
@@ -162,8 +209,8 @@ SimCluster::Engine& SimCluster::hire() {
     options.one_sided = !options.mapped && (seed_ + number) % 2 == 0;
     Space& space = spaces_[rng_.below(spaces_.size())];
     options.tenant_key = space.tenant_key;
-    engines_.push_back(
-        std::make_unique<Engine>(world_, server_, "engine-" + std::to_string(number), space, options));
+    engines_.push_back(std::make_unique<Engine>(world_, *servers_.front(), "engine-" + std::to_string(number),
+                                                space, options));
     after(draw(2ms), [this, number] { act(number); });
     return *engines_.back();
 }
@@ -204,7 +251,8 @@ void SimCluster::call(Engine& engine) {
         if (rng_.chance(0.5)) history_.get(engine.client, own, *named, std::move(blocks), false, 1);
     } else if (what < 90) {
         history_.get(engine.client, own, *named, std::move(blocks), rng_.chance(0.2), 1 + rng_.below(3),
-                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0);
+                     rng_.chance(0.05) ? 1 + rng_.below(100) : 0,
+                     rng_.chance(0.3) ? 1 + rng_.below(1'000'000) : 0);
     } else if (what < 96 || !scene_.removes) {
         history_.exists(engine.client, own, *named, std::move(blocks));
     } else {
@@ -220,6 +268,11 @@ void SimCluster::after(Nanos delay, std::function<void()> action) {
 
 Nanos SimCluster::draw(Nanos most) {
     return Nanos(static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(most.count()) + 1)));
+}
+
+// Long enough, now and then, for a lease to end.
+Nanos SimCluster::long_or(Nanos lasts) {
+    return scene_.members > 1 && rng_.chance(0.5) ? lasts + scene_.server.times.lease : lasts;
 }
 
 void SimCluster::plan_faults() {
@@ -249,18 +302,27 @@ void SimCluster::fault() {
             if (victim == nullptr) return;
             victim->client.freeze(true);
             return after(lasts, [victim] { victim->client.freeze(false); });
-        case 2:
-            server_.freeze(true);
-            return after(lasts, [this] { server_.freeze(false); });
-        case 3:
-            server_.crash();
-            return after(lasts, [this] { server_.restart(); });
-        case 4:
+        case 2: {
+            ServerHost& server = any_server();
+            server.freeze(true);
+            return after(long_or(lasts), [&server] { server.freeze(false); });
+        }
+        case 3: {
+            ServerHost& server = any_server();
+            server.crash();
+            return after(long_or(lasts), [&server] { server.restart(); });
+        }
+        case 4: {
             // No wire lies between a process and the memory of its own host.
-            if (victim == nullptr || victim->client.mapped()) return;
-            world_.partition(victim->client.name(), kPoolHost, true);
-            return after(lasts,
-                         [this, victim] { world_.partition(victim->client.name(), kPoolHost, false); });
+            const std::string one = any_server().host();
+            std::string other = any_server().host();
+            if (one == other || rng_.chance(0.5)) {
+                if (victim == nullptr || victim->client.mapped()) return;
+                other = victim->client.name();
+            }
+            world_.partition(other, one, true);
+            return after(long_or(lasts), [this, one, other] { world_.partition(other, one, false); });
+        }
         default:
             for (const auto& engine : engines_) engine->client.excuse(lasts);
             return world_.jump(lasts);
@@ -270,12 +332,15 @@ void SimCluster::fault() {
 void SimCluster::heal() {
     auto& plan = world_.plan();
     plan.lose_message = plan.reorder_message = plan.delay_long = plan.break_lane = 0;
-    server_.freeze(false);
-    server_.restart();
+    for (const auto& each : servers_) {
+        each->freeze(false);
+        each->restart();
+        for (const auto& other : servers_) world_.partition(each->host(), other->host(), false);
+    }
     for (const auto& engine : engines_) {
         if (!engine->client.alive()) continue;
         engine->client.freeze(false);
-        world_.partition(engine->client.name(), kPoolHost, false);
+        for (const auto& each : servers_) world_.partition(engine->client.name(), each->host(), false);
     }
 }
 

@@ -22,7 +22,9 @@ struct Scene {
     UniverseOptions universe;
     Expectations expectations;
     std::size_t clients = 4;
-    std::size_t spaces = 3;  ///< the first two belong to one tenant, the others to another
+    std::size_t spaces = 3;   ///< the first two belong to one tenant, the others to another
+    std::size_t members = 1;  ///< servers; the first keeps meta
+    std::uint32_t replicas = 1;
     std::size_t faults = 0;  ///< deaths, freezes, partitions, crashes, jumps
     Nanos length = std::chrono::milliseconds(300);
     bool removes = true;
@@ -44,7 +46,7 @@ public:
     [[nodiscard]] const History& history() const noexcept { return history_; }
     [[nodiscard]] std::uint64_t steps() const noexcept { return steps_; }
     [[nodiscard]] SimWorld& world() noexcept { return world_; }
-    [[nodiscard]] ServerHost& server() noexcept { return server_; }
+    [[nodiscard]] ServerHost& server() noexcept { return *servers_.front(); }
 
 private:
     struct Engine;  // a client and the space it works in
@@ -52,6 +54,8 @@ private:
     bool step();
     bool run_until(Instant when);
     void settle();
+    void gather();
+    void check_agreement();
     void check_left_over();
     void prove_life();
 
@@ -64,14 +68,16 @@ private:
     void fault();
     void heal();
     [[nodiscard]] Engine* somebody();
+    [[nodiscard]] ServerHost& any_server() { return *servers_[rng_.below(servers_.size())]; }
     void after(Nanos delay, std::function<void()> action);
     [[nodiscard]] Nanos draw(Nanos most);
+    [[nodiscard]] Nanos long_or(Nanos lasts);
 
     std::uint64_t seed_;
     Scene scene_;
     Rng rng_;
     SimWorld world_;
-    ServerHost server_;
+    std::vector<std::unique_ptr<ServerHost>> servers_;
     std::vector<Space> spaces_;
     History history_;
     std::vector<std::unique_ptr<Engine>> engines_;

@@ -254,9 +254,12 @@ TEST_CASE("a configuration that asks for other arithmetic is refused with the fi
             parse(replaced(testing::kDeepseekConfig, "{", fmt::format("{{\"{}\":{},", name, value)), weights),
             name, Errc::Unsupported);
     }
-    check_refused(
-        parse(replaced(testing::kDeepseekConfig, R"("q_lora_rank":null)", R"("q_lora_rank":8)"), ""),
-        "q_lora_rank", Errc::Unsupported);
+    const std::string& large = testing::kDeepseekLargeConfig;
+    check_refused(parse(replaced(large, R"("n_group":3)", R"("n_group":4)"), ""), "groups of equal size");
+    check_refused(parse(replaced(large, R"("n_group":3)", R"("n_group":0)"), ""), "groups of experts");
+    check_refused(parse(replaced(large, R"("topk_group":2)", R"("topk_group":1)"), ""), "in 1 of them");
+    check_refused(parse(replaced(large, R"("topk_group":2)", R"("topk_group":4)"), ""), "groups used");
+    check_refused(parse(replaced(large, R"("q_lora_rank":11)", R"("q_lora_rank":70000)"), ""), "query rank");
     const auto gpt = replaced(testing::kLlamaConfig, "\"llama\"", "\"gpt2\"");
     check_refused(parse(gpt, ""), "qwen3_moe, saw \"gpt2\"", Errc::Unsupported);
 }

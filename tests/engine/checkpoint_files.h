@@ -74,6 +74,13 @@ inline const std::string kDeepseekConfig =
     R"("qk_rope_head_dim":6,"qk_nope_head_dim":10,"v_head_dim":9,"q_lora_rank":null,)"
     R"("n_routed_experts":5,"n_shared_experts":1,"num_experts_per_tok":2,"moe_intermediate_size":7,)"
     R"("first_k_dense_replace":1,"routed_scaling_factor":1.25})";
+/// As its large models are: queries of a latent, experts in groups.
+inline const std::string kDeepseekLargeConfig =
+    R"({"model_type":"deepseek_v2","hidden_size":24,"intermediate_size":20,"num_hidden_layers":2,)"
+    R"("num_attention_heads":3,"vocab_size":31,"max_position_embeddings":256,"kv_lora_rank":17,)"
+    R"("qk_rope_head_dim":6,"qk_nope_head_dim":10,"v_head_dim":9,"q_lora_rank":11,)"
+    R"("n_routed_experts":6,"n_shared_experts":1,"num_experts_per_tok":3,"moe_intermediate_size":7,)"
+    R"("topk_method":"group_limited_greedy","n_group":3,"topk_group":2,"routed_scaling_factor":1.25})";
 inline const std::string kQwenConfig =
     R"({"model_type":"qwen3_moe","hidden_size":24,"intermediate_size":20,"num_hidden_layers":2,)"
     R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":10,"vocab_size":31,)"

@@ -35,7 +35,7 @@ private:
 class SlowCache final : public client::ContextCache {
 public:
     client::Prefix match(std::span<const std::uint32_t>) override { return {}; }
-    std::unique_ptr<client::Load> load(client::Prefix, std::span<const std::uint32_t>) override {
+    std::unique_ptr<client::Load> load(client::Prefix, std::span<const std::uint32_t>, std::size_t) override {
         return nullptr;
     }
     client::Store store(std::span<const std::uint32_t>, std::size_t,

@@ -21,10 +21,12 @@ Tokens seeded_prompt(const engine::Model& model, std::size_t count, std::uint64_
     return tokens;
 }
 
-/// One of each kind: keys and values of equal heads, of shared heads with norms and experts, latents.
+/// One of each kind: keys and values of equal heads, of shared heads with norms and experts, latents, latents
+/// for queries too.
 std::vector<engine::Model> all_models() {
     return {engine::Model::synthetic(kParameters).value(), testing::seeded_checkpoint(testing::kQwenConfig),
-            testing::seeded_checkpoint(testing::kDeepseekConfig)};
+            testing::seeded_checkpoint(testing::kDeepseekConfig),
+            testing::seeded_checkpoint(testing::kDeepseekLargeConfig)};
 }
 
 /// What a forward pass left behind: what is kept of each token by layer, and the last logits.
@@ -48,13 +50,13 @@ Trace trace(engine::PagedKv& kv, std::span<const std::uint32_t> blocks, std::siz
 }
 
 Trace prefill(const engine::Model& model, const Tokens& prompt, std::size_t chunk,
-              std::uint32_t block_tokens = 16) {
+              std::uint32_t block_tokens = 16, std::size_t threads = 1) {
     auto kv = engine::PagedKv::create(model.config().block_shape(block_tokens), 256).value();
     // Whatever the memory held before must not show through.
     std::memset(kv.bytes().data(), 0xff, kv.bytes().size());
     engine::BlockTable table(kv);
     REQUIRE(table.reserve(prompt.size()));
-    engine::Forward forward(model, kv, chunk);
+    engine::Forward forward(model, kv, chunk, threads);
     for (std::size_t start = 0; start < prompt.size(); start += chunk) {
         const auto tokens = std::span(prompt).subspan(start, std::min(chunk, prompt.size() - start));
         const engine::Slice slice{tokens, start, table.blocks()};
@@ -82,6 +84,22 @@ TEST_CASE("KV bytes do not depend on how prefill is cut into chunks, nor on the 
         for (const std::uint32_t block_tokens : {1, 5, 32, 200}) {
             CAPTURE(block_tokens);
             CHECK(same_bytes(prefill(model, prompt, 48, block_tokens), whole));
+        }
+    }
+}
+
+// Who computes which part is chance: often enough, and no part may feel it.
+TEST_CASE("KV bytes do not depend on how many threads compute a step") {
+    auto models = all_models();
+    models.push_back(engine::Model::synthetic(300'000).value());  // its products are worth dividing
+    for (const auto& model : models) {
+        CAPTURE(model.identity());
+        const auto prompt = seeded_prompt(model, 150);
+        const auto alone = prefill(model, prompt, prompt.size());
+        for (const std::size_t threads : {2, 3, 5}) {
+            CAPTURE(threads);
+            for (const std::size_t chunk : {1, 33, 150})
+                CHECK(same_bytes(prefill(model, prompt, chunk, 16, threads), alone));
         }
     }
 }

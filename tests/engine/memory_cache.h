@@ -23,7 +23,8 @@ public:
         asked_.assign(tokens.begin(), tokens.end());
         return prefix;
     }
-    std::unique_ptr<client::Load> load(client::Prefix prefix, std::span<const std::uint32_t> pages) override {
+    std::unique_ptr<client::Load> load(client::Prefix prefix, std::span<const std::uint32_t> pages,
+                                       std::size_t) override {
         auto state = std::make_shared<client::Load::State>(prefix.blocks, clock_);
         const auto range = state->meeting.claim_back(std::min(prefix.blocks, from_the_back));
         for (std::size_t index = range.first; index < range.first + range.count; ++index)

@@ -1,3 +1,7 @@
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
 #include <cmpool/base/rng.h>
 #include <cmpool/loop/messages.h>
 
@@ -60,5 +64,20 @@ TEST_CASE("damaged bytes are refused or read as something sound, and never more"
         if (rng.chance(0.2)) bytes.resize(rng.below(bytes.size()));
         const auto message = decode(bytes);
         if (message) CHECK(decode(encode(*message)) == *message);
+    }
+}
+
+// CMPOOL_WRITE_CORPUS=tests/fuzz/corpus/loop makes the fuzzer's first inputs anew.
+TEST_CASE("the fuzzer's first inputs are one message of each kind") {
+    const char* folder = std::getenv("CMPOOL_WRITE_CORPUS");
+    for (auto kind = std::uint8_t(Kind::Hello); kind <= std::uint8_t(Kind::Stats); ++kind) {
+        auto message = full();
+        message.kind = static_cast<Kind>(kind);
+        const auto bytes = encode(message);
+        CHECK(decode(bytes) == message);
+        if (folder == nullptr) continue;
+        std::ofstream file(std::filesystem::path(folder) / fmt::format("kind-{}", kind), std::ios::binary);
+        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        CHECK(file);
     }
 }

@@ -102,6 +102,8 @@ TEST_CASE("the fields of a message are not mistaken for each other") {
     const auto got = read(12);
     CHECK(std::get<wire::Outcomes>(got.body).outcomes[2] == wire::Outcome::Later);
     CHECK(std::get<wire::Outcomes>(got.body).checksums[2] == 23);
+    const auto get = read(10);
+    CHECK(std::get<wire::Get>(get.body).ranges[0] == model::ByteRange{5, 6});
 }
 
 TEST_CASE("where memory can be read one-sided, and where blocks lie in it, comes back as it was sent") {
@@ -135,10 +137,13 @@ TEST_CASE("where memory can be read one-sided, and where blocks lie in it, comes
 // something else than we wrote: raise kProtocolVersion, then take it again.
 TEST_CASE("the bytes of every message are the ones they always were") {
     static constexpr std::uint64_t kGolden[]{
-        0x0044d42a5e4f64ac, 0xd284cb676b3f80b1, 0x0d2d99218c4f09ce, 0xe04661e2be491825, 0xdd931e794bcbb058,
+        0xe544b8421f0a5200, 0xf55b4ce7f582b944, 0x0d2d99218c4f09ce, 0x10cb214e7a9bf524, 0xdd931e794bcbb058,
         0x601a0abaa3dbd0a6, 0x615f96bc405670a4, 0x18311fd9cb7e4eb8, 0x0a3729a65a474fd2, 0xf278e0a983522c1b,
         0x99ab558a9fd2d81b, 0xca6976b769ff4147, 0xdf14cacef090bcf1, 0x3b8861e9a933a0e8, 0x50249963943f26bc,
-        0x0846c5b9906fa5f2, 0x922be82017b6241f, 0x7ba584a387087a5f, 0xdf5fe42bb3ef6288};
+        0x0846c5b9906fa5f2, 0x922be82017b6241f, 0x7ba584a387087a5f, 0xdf5fe42bb3ef6288, 0xace56162cd58d9aa,
+        0x8b022ad67fefab7b, 0x8eb068a9858211fa, 0x60f14f833fa60866, 0xad3662fc3232cc61, 0xabb1373d4d7ebebc,
+        0x73ca6d72933cda51, 0xcfe3a361955f6658, 0xa6d8a291fd1a9304, 0x33dfe013f978e55f, 0xed3dc27c657dcef4,
+        0xca94950b3b1a9f3b};
     const SampleMessages samples;
     REQUIRE(std::size(kGolden) == samples.all().size());
     for (std::size_t kind = 0; kind < samples.all().size(); ++kind) {
@@ -222,6 +227,7 @@ TEST_CASE("lists and texts above their limits are refused, at their limits they 
     };
     const std::vector<model::Digest> digests(model::kBatchMax + 1);
     const std::vector<std::uint32_t> rooms(model::kBatchMax + 1);
+    const std::vector<model::ByteRange> ranges(model::kBatchMax + 1);
     const std::vector<wire::PutItem> items(model::kBatchMax + 1);
     const std::vector<wire::ListedBlock> listed(wire::kListMax + 1);
     const std::vector<std::uint64_t> leases(model::kBatchMax + 1);
@@ -231,7 +237,8 @@ TEST_CASE("lists and texts above their limits are refused, at their limits they 
         const auto room = std::span(rooms).first(model::kBatchMax + extra);
         CHECK(decodes(wire::Match{1, keys, 1}) == fits);
         CHECK(decodes(wire::Exists{1, keys}) == fits);
-        CHECK(decodes(wire::Get{1, keys, room, false}) == fits);
+        CHECK(decodes(wire::Get{1, keys, room, false, {}}) == fits);
+        CHECK(decodes(wire::Get{1, keys, room, false, std::span(ranges).first(keys.size())}) == fits);
         CHECK(decodes(wire::Remove{1, keys}) == fits);
         CHECK(decodes(wire::Put{1, std::span(items).first(model::kBatchMax + extra), {}}) == fits);
         CHECK(decodes(wire::Release{std::span(leases).first(model::kBatchMax + extra)}) == fits);
@@ -255,12 +262,17 @@ TEST_CASE("lists of one message that belong together have one length") {
     const std::vector<std::uint32_t> rooms(3);
     const std::vector<wire::Outcome> outcomes(2);
     wire::Decoder decoder;
-    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, rooms, false}})));
+    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, rooms, false, {}}})));
+    const std::vector<model::ByteRange> ranges(3, {1, 2});
+    const auto two = std::span(rooms).first(2);
+    CHECK(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, {}}})));
+    CHECK(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, std::span(ranges).first(2)}})));
+    CHECK_FALSE(decoder.decode(encode({1, 0, wire::Get{1, digests, two, false, ranges}})));
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Outcomes{outcomes, rooms, {}}})));
 }
 
 TEST_CASE("an outcome or a failure that has no name is refused") {
-    const std::vector<wire::Outcome> outcomes{static_cast<wire::Outcome>(8)};
+    const std::vector<wire::Outcome> outcomes{static_cast<wire::Outcome>(9)};
     wire::Decoder decoder;
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Outcomes{outcomes, {}, {}}})));
     CHECK_FALSE(decoder.decode(encode({1, 0, wire::Failed{static_cast<Errc>(11), "?"}})));

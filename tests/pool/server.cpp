@@ -151,7 +151,7 @@ TEST_CASE("a namespace that is not open on this lane is denied to every request,
         const Batch batch = blocks(1, 2, 5000);
         const std::vector<std::uint32_t> rooms(2, 10);
         CHECK(pool.refused(client, client.ask(batch.put(), batch.gather())) == Errc::Denied);
-        CHECK(pool.refused(client, client.ask(wire::Get{1, some, rooms, false})) == Errc::Denied);
+        CHECK(pool.refused(client, client.ask(wire::Get{1, some, rooms, false, {}})) == Errc::Denied);
         CHECK(pool.refused(client, client.ask(wire::Match{1, some, 0})) == Errc::Denied);
         CHECK(pool.refused(client, client.ask(wire::Exists{1, some})) == Errc::Denied);
         CHECK(pool.refused(client, client.ask(wire::Remove{1, some})) == Errc::Denied);
@@ -328,6 +328,41 @@ TEST_CASE("a get whose answer would be too long says Later, one without room say
     const auto small = ask_get(client, digests_of(1, 1), 15 * MiB - 1);
     CHECK(pool.outcomes(client, small) == AllOk{Outcome::TooSmall});
     CHECK(pool.expect<wire::Outcomes>(client, small).lengths[0] == 15 * MiB);
+}
+
+TEST_CASE("a get of some bytes of a block brings these, and none beyond its end") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        const Batch batch = blocks(1, 1, 1000);
+        REQUIRE(put(pool, client, batch) == AllOk{Outcome::Ok});
+        const std::vector<model::ByteRange> ranges{{0, 1},    {999, 1},  {200, 300},
+                                                   {},        {0, 1000}, {0, 1001},
+                                                   {1000, 1}, {500, 0},  {UINT32_MAX, UINT32_MAX}};
+        const std::vector<model::Digest> digests(ranges.size(), digest_of(1));
+        for (const bool verify : {false, true}) {
+            std::vector<std::uint32_t> rooms(ranges.size(), 1000);
+            rooms[4] = 999;
+            const auto id = client.ask(wire::Get{1, digests, rooms, verify, ranges});
+            const auto got = pool.expect<wire::Outcomes>(client, id);
+            std::vector<std::byte> expected;
+            for (std::size_t at = 0; at < 4; ++at) {
+                const auto range = ranges[at].within(1000).value();
+                const auto part = Bytes(batch.bytes[0]).subspan(range.offset, range.length);
+                expected.insert(expected.end(), part.begin(), part.end());
+                CHECK(got.outcomes[at] == Outcome::Ok);
+                CHECK(got.lengths[at] == range.length);
+                if (verify || at == 3) CHECK(got.checksums[at] == model::checksum(part));
+            }
+            CHECK(got.outcomes[4] == Outcome::TooSmall);
+            for (std::size_t at = 5; at < ranges.size(); ++at) {
+                CHECK(got.outcomes[at] == Outcome::Outside);
+                CHECK(got.lengths[at] == 1000);
+            }
+            CHECK(std::ranges::equal(pool.answer(client, id).payload, expected));
+        }
+        CHECK(pool.server->check_invariants().empty());
+    });
 }
 
 TEST_CASE("4096 blocks go in one batch, there and back") {

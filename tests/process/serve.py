@@ -436,11 +436,12 @@ class Crowd(unittest.TestCase):
 
         def client(seed):
             chance = random.Random(seed)
+            listen = self.listen_by_curl if seed % 2 == 1 and shutil.which("curl") else self.listen
             while time.monotonic() < until and not wrong:
                 at = chance.randrange(len(prompts))
                 leave_after = chance.choice([None, 0, 1, 5, 20])
                 try:
-                    text, ended = self.listen(server, prompts[at], leave_after)
+                    text, ended = listen(server, prompts[at], leave_after)
                 except (OSError, http.client.HTTPException) as error:
                     wrong.append(repr(error))
                     return
@@ -471,36 +472,74 @@ class Crowd(unittest.TestCase):
             answer = connection.getresponse()
             if answer.status != 200:
                 raise http.client.HTTPException(answer.read())
-            text, events = "", 0
-            while True:
-                line = answer.readline().decode()
-                if line == "":
-                    raise http.client.HTTPException("the stream ended early")
-                if not line.startswith("data: "):
-                    continue
-                if line.strip() == "data: [DONE]":
-                    return text, True
-                event = json.loads(line[6:])
-                text += event["choices"][0]["text"]
-                events += 1
-                if events == leave_after:
-                    return text, False
+            return Crowd.read(iter(answer.readline, b""), leave_after)
+
+    @staticmethod
+    def listen_by_curl(server, prompt, leave_after):
+        body = json.dumps({"prompt": prompt, "max_tokens": 40, "stream": True})
+        curl = subprocess.Popen(["curl", "--silent", "--show-error", "--fail-with-body", "--no-buffer", "--max-time",
+                                 str(PATIENCE_S), "--data", "@-", f"http://{server.address}/v1/completions"],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with curl:
+            try:
+                curl.stdin.write(body.encode())
+                curl.stdin.close()
+                return ("", False) if leave_after == 0 else Crowd.read(curl.stdout, leave_after)
+            finally:
+                curl.kill()
+
+    @staticmethod
+    def read(lines, leave_after):
+        """What was said, and whether it was all; after so many events nobody listens any more."""
+        text, events = "", 0
+        for line in lines:
+            if not line.startswith(b"data: "):
+                continue
+            if line.strip() == b"data: [DONE]":
+                return text, True
+            text += json.loads(line[6:])["choices"][0]["text"]
+            events += 1
+            if events == leave_after:
+                return text, False
+        raise http.client.HTTPException("the stream ended early")
 
 
 class Experiment(unittest.TestCase):
-    def test_each_rate_and_path_has_its_row_and_its_place_in_the_picture(self):
+    def rows(self, verb, *flags, draws=True):
         with tempfile.TemporaryDirectory() as folder:
-            picture = folder + "/reuse.svg"
-            out = subprocess.run([BIN + "/cmpool-serve", "experiment", "reuse", "--model", MODEL, "--prompt-tokens",
-                                  "512", "--prompts", "1", "--rounds", "1", "--json", "--svg", picture],
+            picture = ["--svg", folder + "/picture.svg"] if draws else []
+            out = subprocess.run([BIN + "/cmpool-serve", "experiment", verb, "--model", MODEL, "--prompt-tokens",
+                                  "512", "--rounds", "1", "--json", *flags, *picture],
                                  check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
-            rows = {(row["reuse"], row["path"]): row for row in map(json.loads, out.splitlines())}
-            self.assertEqual(set(rows), {(rate, path) for rate in (0, 0.125, 0.25, 0.5, 0.75, 0.9)
-                                         for path in ("none", "shm", "tcp", "oracle")})
-            # How much faster is the machine's business; that the oracle is, by far, is not.
-            self.assertGreater(rows[0.9, "oracle"]["prefill_tokens_per_s"],
-                               2 * rows[0.9, "none"]["prefill_tokens_per_s"])
-            self.assertEqual(xml.dom.minidom.parse(picture).documentElement.tagName, "svg")
+            if draws:
+                self.assertEqual(xml.dom.minidom.parse(picture[1]).documentElement.tagName, "svg")
+            return [json.loads(line) for line in out.splitlines()]
+
+    def test_each_rate_and_path_has_its_row_and_its_place_in_the_picture(self):
+        rows = {(row["reuse"], row["path"]): row for row in self.rows("reuse", "--prompts", "1")}
+        self.assertEqual(set(rows), {(rate, path) for rate in (0, 0.125, 0.25, 0.5, 0.75, 0.9)
+                                     for path in ("none", "shm", "tcp", "oracle")})
+        # How much faster is the machine's business; that the oracle is, by far, is not.
+        self.assertGreater(rows[0.9, "oracle"]["prefill_tokens_per_s"],
+                           2 * rows[0.9, "none"]["prefill_tokens_per_s"])
+
+    def test_a_slow_way_to_the_pool_makes_loading_slow_and_meeting_little_slower_than_computing(self):
+        rows = self.rows("bandwidth")
+        rates = [row["bytes_per_s"] for row in rows]
+        self.assertEqual((len(rows), rates[0], rates[-1]), (8, 0, None))
+        self.assertEqual(sorted(rates[:-1]), rates[:-1])
+        slow, fast = rows[2], rows[-1]
+        self.assertGreater(slow["load_ms"], 2 * fast["load_ms"])
+        self.assertLess(slow["meeting_ms"], slow["load_ms"])
+
+    def test_cold_prompts_and_hand_offs_are_measured_by_path(self):
+        self.assertEqual([row["path"] for row in self.rows("cold", draws=False)], ["none", "shm", "tcp"])
+        rows = self.rows("handoff", draws=False)
+        self.assertEqual([row["path"] for row in rows], ["shm", "tcp"])
+        for row in rows:
+            self.assertEqual(row["tokens"], 512)
+            self.assertGreater(row["bytes"], 0)
+            self.assertGreater(row["handoff_ms"], 0)
 
 
 class BadInput(unittest.TestCase):

@@ -36,8 +36,9 @@ public:
         strike(before_load);
         return inner_->match(tokens);
     }
-    std::unique_ptr<client::Load> load(client::Prefix prefix, std::span<const std::uint32_t> pages) override {
-        return inner_->load(std::move(prefix), pages);
+    std::unique_ptr<client::Load> load(client::Prefix prefix, std::span<const std::uint32_t> pages,
+                                       std::size_t next_tokens) override {
+        return inner_->load(std::move(prefix), pages, next_tokens);
     }
     client::Store store(std::span<const std::uint32_t> tokens, std::size_t first,
                         std::span<const std::uint32_t> pages) override {

@@ -382,8 +382,8 @@ private:
         return fmt::format(
             "attach {} match {} exists {} get {} remove {} list {}", code_of(lane.ask(wire::Attach{id, 0})),
             code_of(lane.ask(wire::Match{id, keys_, 100})), code_of(lane.ask(wire::Exists{id, keys_})),
-            code_of(lane.ask(wire::Get{id, keys_, rooms, false})), code_of(lane.ask(wire::Remove{id, keys_})),
-            code_of(lane.ask(wire::List{id, 0, 10})));
+            code_of(lane.ask(wire::Get{id, keys_, rooms, false, {}})),
+            code_of(lane.ask(wire::Remove{id, keys_})), code_of(lane.ask(wire::List{id, 0, 10})));
     }
     /// kernel PID...: what the kernel shows of the pool's folder, and of other processes.
     std::string kernel(std::istream& words) {

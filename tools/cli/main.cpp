@@ -50,8 +50,8 @@ int main(int argc, char** argv) {
             "Exit code: 0 success, 1 failure (a miss included), 2 wrong use.\n"
             "Each verb has a --help with an example; CMPOOL_POOL names a pool for all of them.");
         Run run;
-        for (const auto add :
-             {add_stats, add_put, add_get, add_ls, add_exists, add_rm, add_doctor, add_bench}) {
+        for (const auto add : {add_stats, add_put, add_get, add_ls, add_exists, add_rm, add_doctor, add_bench,
+                               add_node, add_namespace, add_replay}) {
             add(app, run);
         }
         try {

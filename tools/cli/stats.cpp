@@ -28,8 +28,8 @@ struct Group {
 };
 
 // A value that no group names is shown too, in a group of its own: a newer pool may have more.
-const std::array<Group, 6>& groups() {
-    static const std::array<Group, 6> all{{
+const std::array<Group, 7>& groups() {
+    static const std::array<Group, 7> all{{
         {"memory",
          {{"capacity_bytes", "capacity"},
           {"block_bytes", "in blocks", "capacity_bytes"},
@@ -69,6 +69,7 @@ const std::array<Group, 6>& groups() {
           {"leases_given", "given"},
           {"leases_expired", "expired"},
           {"leases_refused", "refused"}}},
+        {"cluster", {{"epoch", "epoch"}, {"members", "members that own blocks"}}},
         {"clients",
          {{"clients", "now"},
           {"client_pages", "with mapped memory"},
@@ -135,11 +136,73 @@ void print_stats(const Values& values, const client::Status& status, const std::
     print_others(values);
 }
 
-Result<int> stats(const Common& common) {
+/// What a member's line shows of it.
+struct Column {
+    std::string_view title;
+    std::string_view name;
+};
+constexpr std::array<Column, 7> kColumns{{{"CAPACITY", "capacity_bytes"},
+                                          {"IN BLOCKS", "block_bytes"},
+                                          {"BLOCKS", "blocks"},
+                                          {"HITS", "get_hits"},
+                                          {"MISSES", "get_misses"},
+                                          {"STORED", "put_stored"},
+                                          {"EVICTED", "evicted_blocks"}}};
+
+/// A line for each member, and their sum.
+void print_members(const std::vector<client::MemberStatistics>& members, std::uint64_t epoch) {
+    fmt::print("{:<20}", "MEMBER");
+    for (const auto& column : kColumns) fmt::print("{:>13}", column.title);
+    fmt::print("\n");
+    std::array<std::uint64_t, kColumns.size()> sums{};
+    const auto print_row = [](std::string_view name, const std::array<std::uint64_t, kColumns.size()>& row) {
+        fmt::print("{:<20}", name);
+        for (std::size_t at = 0; at < row.size(); ++at)
+            fmt::print("{:>13}", text_of(std::string(kColumns[at].name), row[at]));
+        fmt::print("\n");
+    };
+    for (const auto& [member, statistics, trouble] : members) {
+        if (trouble) {
+            fmt::print("{:<20}{}\n", member.name, trouble->detail);
+            continue;
+        }
+        std::array<std::uint64_t, kColumns.size()> row{};
+        for (std::size_t at = 0; at < row.size(); ++at) {
+            for (const auto& [name, value] : statistics) {
+                if (name == kColumns[at].name) row[at] = value;
+            }
+            sums[at] += row[at];
+        }
+        print_row(member.name, row);
+    }
+    print_row("all", sums);
+    fmt::print("epoch {}\n", epoch);
+}
+
+Result<int> cluster_stats(client::PoolClient& pool, bool json) {
+    const auto members = pool.member_stats();
+    const std::uint64_t epoch = pool.view().epoch;
+    if (!json) {
+        print_members(members, epoch);
+        return kSuccess;
+    }
+    Json all = Json::array();
+    for (const auto& [member, statistics, trouble] : members) {
+        Json object{{"name", member.name}, {"address", member.address}};
+        if (trouble) object["trouble"] = trouble->detail;
+        for (const auto& [name, value] : statistics) object[name] = value;
+        all.push_back(std::move(object));
+    }
+    print_json({{"epoch", epoch}, {"members", std::move(all)}});
+    return kSuccess;
+}
+
+Result<int> stats(const Common& common, bool cluster) {
     const auto uri = common.uri();
     if (!uri) return fail(uri.error());
     const auto pool = open_pool(*uri, tool_namespace({}));
     if (!pool) return fail(pool.error());
+    if (cluster) return cluster_stats(**pool, common.json);
     const auto seen = (*pool)->stats();
     if (!seen) return fail(seen.error());
     if (common.json) {
@@ -159,9 +222,11 @@ Result<int> stats(const Common& common) {
 void add_stats(CLI::App& app, Run& run) {
     auto* verb = app.add_subcommand("stats", "Shows what the pool holds and what it has been asked");
     const auto common = std::make_shared<Common>();
+    const auto cluster = std::make_shared<bool>(false);
+    verb->add_flag("--cluster", *cluster, "Of every member, a line each");
     add_common(*verb, *common);
     verb->footer("Counts begin with the pool's start. Example: cmpool-cli stats --json");
-    verb->callback([&run, common] { run = [common] { return stats(*common); }; });
+    verb->callback([&run, common, cluster] { run = [=] { return stats(*common, *cluster); }; });
 }
 
 }  // namespace cmpool::cli

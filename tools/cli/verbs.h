@@ -24,5 +24,8 @@ void add_rm(CLI::App& app, Run& run);
 void add_exists(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
+void add_node(CLI::App& app, Run& run);
+void add_namespace(CLI::App& app, Run& run);
+void add_replay(CLI::App& app, Run& run);
 
 }  // namespace cmpool::cli

@@ -31,9 +31,17 @@ public:
     /// Where the router listens.
     [[nodiscard]] Result<std::string> start() {
         roles_.reserve(3);
-        const auto prefill = add({"prefill", "--pool", options_.pool, "--step-tokens",
-                                  fmt::format("{}", options_.step_tokens), "--runtime-dir", runtime_dir_},
-                                 true);
+        std::vector<std::string> prefill_flags{"prefill",
+                                               "--pool",
+                                               options_.pool,
+                                               "--step-tokens",
+                                               fmt::format("{}", options_.step_tokens),
+                                               "--runtime-dir",
+                                               runtime_dir_};
+        if (options_.load_bytes_per_s)
+            prefill_flags.insert(prefill_flags.end(),
+                                 {"--load-rate", fmt::format("{}", *options_.load_bytes_per_s)});
+        const auto prefill = add(std::move(prefill_flags), true);
         if (!prefill) return prefill;
         std::vector<std::string> decode_flags{
             "decode",      "--prefill",         *prefill,
@@ -86,6 +94,7 @@ private:
         if (worker) {
             arguments.insert(arguments.end(), {"--block-tokens", fmt::format("{}", options_.block_tokens),
                                                "--running-max", fmt::format("{}", options_.running_max),
+                                               "--threads", fmt::format("{}", options_.threads),
                                                "--kv-memory", fmt::format("{}", options_.kv_bytes)});
         }
         Child& role = roles_.emplace_back("/proc/self/exe", std::move(arguments));

@@ -106,7 +106,8 @@ Result<void> generate(const GenerateOptions& options) {
     if (!cache) return fail(cache.error());
 
     const SystemClock clock;
-    const engine::GeneratorOptions ways{.stop_tokens = stop_tokens_of(options.model), .wake = &wake};
+    const engine::GeneratorOptions ways{
+        .threads = options.threads, .stop_tokens = stop_tokens_of(options.model), .wake = &wake};
     engine::Generator generator(*model, *kv, cache->get(), clock, ways);
     for (const std::string& prompt : options.prompts) {
         const auto answer = answer_prompt(prompt, options.max_tokens, *tokenizer, generator);

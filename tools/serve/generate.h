@@ -1,5 +1,7 @@
 #pragma once
 
+#include "roles.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -14,6 +16,7 @@ struct GenerateOptions {
     std::vector<std::string> prompts;  ///< texts, or @FILE for a file's content
     std::uint32_t max_tokens = 64;
     std::uint32_t block_tokens = 16;
+    std::uint32_t threads = default_threads();
     std::string pool = "none";
     bool json = false;
 };

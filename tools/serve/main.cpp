@@ -1,4 +1,4 @@
-#include "experiment.h"
+#include "experiment/experiment.h"
 #include "generate.h"
 #include "roles.h"
 
@@ -6,7 +6,7 @@
 #include <exception>
 #include <functional>
 
-#include <cmpool/engine/model.h>
+#include <cmpool/engine/forward.h>
 
 #include <CLI/CLI.hpp>
 
@@ -52,6 +52,12 @@ CLI::Option* add_count(CLI::App* verb, const char* name, std::uint32_t& count, c
     return verb->add_option(name, count, what)->check(CLI::Range(1U, kTokensMax))->capture_default_str();
 }
 
+void add_threads(CLI::App* verb, std::uint32_t& threads) {
+    verb->add_option("--threads", threads, "Threads that compute a step together; default: half of the cores")
+        ->check(CLI::Range(1U, std::uint32_t{cmpool::engine::Forward::kThreadsMax}))
+        ->capture_default_str();
+}
+
 CLI::App* add_generate(CLI::App& app, cmpool::serve::GenerateOptions& options) {
     auto* verb = app.add_subcommand("generate", "Continues prompts, greedily, and ends");
     add_model(verb, options.model);
@@ -64,6 +70,7 @@ CLI::App* add_generate(CLI::App& app, cmpool::serve::GenerateOptions& options) {
         ->type_name("TEXT|@FILE");
     add_count(verb, "--max-tokens", options.max_tokens, "Generate at most so many tokens");
     add_count(verb, "--block-tokens", options.block_tokens, "Tokens to a KV block");
+    add_threads(verb, options.threads);
     add_pool(verb, options.pool);
     verb->add_flag("--json", options.json, "One JSON object a line");
     return verb;
@@ -81,16 +88,23 @@ void add_worker(CLI::App* verb, cmpool::serve::RoleOptions& options) {
     add_count(verb, "--step-tokens", options.step_tokens, "Tokens that are computed together")
         ->check(CLI::Range(1U, 4096U));
     add_count(verb, "--running-max", options.running_max, "Sequences that are computed in turn");
+    add_threads(verb, options.threads);
     verb->add_option("--kv-memory", options.kv_bytes,
                      "Memory for KV pages, such as 512M; at least one context")
         ->transform(CLI::Validator(check_bytes, "SIZE"))
         ->capture_default_str();
 }
 
+void add_loading(CLI::App* verb, cmpool::serve::RoleOptions& options) {
+    verb->add_option("--load-rate", options.load_bytes_per_s,
+                     "Bytes a second that come from the pool at most, such as 500M; default: as many as can")
+        ->transform(CLI::Validator(check_bytes, "SIZE"));
+}
+
 void add_front(CLI::App* verb, cmpool::serve::RoleOptions& options) {
     add_tokenizer(verb, options.tokenizer);
     verb->add_option("--model-name", options.model_name,
-                     "The model's name in requests; default: its file's name");
+                     "The model's name in requests; default: its file's or folder's, without .bin");
     add_count(verb, "--requests-max", options.requests_max, "Requests at once")->check(CLI::Range(1U, 1024U));
     add_count(verb, "--request-seconds", options.request_seconds, "A request ends after so long");
 }
@@ -124,6 +138,7 @@ int main(int argc, char** argv) try {
     add_pool(all, role.pool);
     add_listen(all, role);
     add_worker(all, role);
+    add_loading(all, role);
     add_front(all, role);
     add_handoff(all, role);
     all->callback([&] { run = [&] { return cmpool::serve::run_all(role); }; });
@@ -133,6 +148,7 @@ int main(int argc, char** argv) try {
     add_pool(prefill, role.pool);
     add_listen(prefill, role);
     add_worker(prefill, role);
+    add_loading(prefill, role);
     prefill->add_option("--runtime-dir", role.runtime_dir, "Where its socket lies, for this host; on tmpfs")
         ->type_name("FOLDER");
     prefill->callback([&] { run = [&] { return cmpool::serve::run_prefill(role); }; });

@@ -33,6 +33,7 @@ namespace {
 constexpr Nanos kFactsLimit = std::chrono::seconds(120);
 constexpr std::uint32_t kWaitingMax = 1024;
 constexpr int kFolderTries = 3;
+constexpr const char* kModelEnding = ".bin";
 constexpr const char* kTmpfs = "/dev/shm";
 constexpr const char* kFolderPrefix = "cmpool-serve.";
 
@@ -93,12 +94,24 @@ std::uint32_t blocks_for(const RoleOptions& options, const engine::Model& model)
     return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(fit, context, std::max(context, most)));
 }
 
+/// A folder's or file's name; of a file without its ending. "" at the end of a path is the folder before it.
+std::string name_of(const std::string& model) {
+    std::filesystem::path path(model);
+    if (path.filename().empty()) path = path.parent_path();
+    return path.extension() == kModelEnding ? path.stem().string() : path.filename().string();
+}
+
 /// What decides whether pages of one worker mean the same to another.
 std::string identity_of(const engine::Model& model, const engine::PagedKv& kv) {
     return engine::namespace_of(model, kv.shape()).describe().substr(0, loop::kTextBytesMax);
 }
 
 }  // namespace
+
+std::uint32_t default_threads() noexcept {
+    const std::uint32_t cores = std::thread::hardware_concurrency();
+    return std::clamp(cores / 2, 1U, std::uint32_t{engine::Forward::kThreadsMax});
+}
 
 int stop_descriptor() {
     sigset_t signals;
@@ -141,7 +154,9 @@ Result<void> run_prefill(const RoleOptions& options) {
     auto kv = engine::PagedKv::create(shape, blocks_for(options, *model));
     if (!kv) return fail(kv.error());
     engine::Wake wake;
-    auto cache = engine::open_cache(options.pool, *model, *kv, {.on_progress = [&] { wake.notify(); }});
+    auto cache = engine::open_cache(
+        options.pool, *model, *kv,
+        {.on_progress = [&] { wake.notify(); }, .load_bytes_per_s = options.load_bytes_per_s});
     if (!cache) return fail(cache.error());
     auto runtime = RuntimeDir::open(options.runtime_dir);
     if (!runtime) return fail(runtime.error());
@@ -151,7 +166,7 @@ Result<void> run_prefill(const RoleOptions& options) {
     const auto network = transport::open_tcp(entropy);
     const auto local = transport::open_shm({.runtime_dir = runtime->path()}, entropy);
     engine::Engine engine(*model, *kv, cache->get(), clock,
-                          {.scheduler = scheduler_options(options, *model)});
+                          {.scheduler = scheduler_options(options, *model), .threads = options.threads});
     loop::PrefillWorker worker(*kv, engine, wake, identity_of(*model, *kv), model->config().vocab,
                                model->config().context);
     const auto address = worker.courier().listen(*network, options.listen);
@@ -197,7 +212,8 @@ Result<void> run_decode(const RoleOptions& options) {
     engine::Engine engine(*model, *kv, cache->get(), clock,
                           {.scheduler = scheduler_options(options, *model),
                            .store_prompt = false,
-                           .store_output = options.store_decoded});
+                           .store_output = options.store_decoded,
+                           .threads = options.threads});
     loop::DecodeWorker worker(*kv, engine, wake, identity_of(*model, *kv), model->config().vocab,
                               model->config().context,
                               {network.get(), local.get(), network_pages->get(), local_pages->get()},
@@ -232,8 +248,7 @@ Result<void> run_router(const RoleOptions& options) {
     auto tokenizer =
         open_tokenizer(options.tokenizer, options.model, static_cast<std::uint32_t>(facts->at("vocab")));
     if (!tokenizer) return fail(tokenizer.error());
-    const auto name = options.model_name.empty() ? std::filesystem::path(options.model).filename().string()
-                                                 : options.model_name;
+    const auto name = options.model_name.empty() ? name_of(options.model) : options.model_name;
     Front front(router, std::move(*tokenizer),
                 {.model = name,
                  .context = static_cast<std::uint32_t>(facts->at("context")),

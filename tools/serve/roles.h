@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,11 +10,14 @@
 
 namespace cmpool::serve {
 
+/// Half of this machine's cores: a server has two workers that compute, on one host as a rule.
+[[nodiscard]] std::uint32_t default_threads() noexcept;
+
 /// What the roles of a server are told. Each uses what concerns it.
 struct RoleOptions {
     std::string model;
     std::string tokenizer;   ///< as in GenerateOptions
-    std::string model_name;  ///< in requests; empty: the model's file name
+    std::string model_name;  ///< in requests; empty: the model's file, without .bin
     std::string pool = "none";
     std::string listen = "127.0.0.1:0";
     std::string runtime_dir;       ///< for sockets of this host; empty: one of its own
@@ -22,6 +26,8 @@ struct RoleOptions {
     std::uint32_t block_tokens = 16;
     std::uint32_t step_tokens = 128;
     std::uint32_t running_max = 32;
+    std::uint32_t threads = default_threads();      ///< that compute a step together
+    std::optional<std::uint64_t> load_bytes_per_s;  ///< from the pool, at most
     std::uint32_t requests_max = 64;
     std::uint32_t prefill_seconds = 120;
     std::uint32_t request_seconds = 600;

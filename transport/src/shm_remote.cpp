@@ -13,8 +13,14 @@ Result<MutableBytes> ShmRemote::mapped() const {
         if (::fstat(fd_.get(), &status) != 0 || static_cast<std::uint64_t>(status.st_size) < name_.length) {
             return fail(Errc::Corrupt, "a segment of {} bytes in a file of {}", name_.length, status.st_size);
         }
-        auto memory = OwnedMemory::file(fd_.get(), name_.length, allows(name_.access, Access::ReadWrite));
+        const bool writable = allows(name_.access, Access::ReadWrite);
+        auto memory = OwnedMemory::file(fd_.get(), name_.length, writable);
         if (!memory) return fail(memory.error());
+        // Who writes has the owner's pages in its tables before the first byte is on its way: finding them
+        // one by one takes longer than the bytes do.
+        if (writable) {
+            if (auto found = memory->prefault(); !found) return fail(found.error());
+        }
         memory_ = std::move(*memory);
         start_.store(memory_.bytes().data(), std::memory_order_release);
     }

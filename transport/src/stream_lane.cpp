@@ -118,6 +118,7 @@ void StreamLane::complete(const Completion& completion, bool signal) {
 
 std::size_t StreamLane::poll(std::span<Completion> out) {
     const auto count = std::min(out.size(), completions_.size());
+    if (count == 0) return 0;
     for (std::size_t at = 0; at < count; ++at) out[at] = completions_[at];
     completions_.erase(completions_.begin(), completions_.begin() + static_cast<std::ptrdiff_t>(count));
     in_flight_ -= count;

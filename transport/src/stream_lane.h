@@ -5,7 +5,6 @@
 #include "outbox.h"
 #include "pending.h"
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -112,7 +111,7 @@ private:
     Executor executor_;
     Inbox inbox_;
     PendingTable pending_;
-    std::deque<Completion> completions_;
+    std::vector<Completion> completions_;
     std::unordered_map<std::uint64_t, std::unique_ptr<RemoteSegment>> imports_;
     std::size_t in_flight_ = 0;  // taken, and not yet handed out by poll()
     std::optional<Error> ended_;

@@ -44,6 +44,8 @@ Attention::Attention(const AttentionShape& shape)
       totals_(shape.kv_heads * kPairs),
       sums_(shape.kv_heads * kPairs * lanes_up(shape.value_width)) {}
 
+std::size_t Attention::rows_together() const noexcept { return std::max<std::size_t>(1, kPairs / group_); }
+
 // A position's heads lie side by side in memory, so as many as fit are taken together; their keys and
 // values stay near for all rows.
 void Attention::run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,

@@ -44,6 +44,8 @@ class Attention {
 public:
     explicit Attention(const AttentionShape& shape);
 
+    /// Rows of a slice that are computed in one pass: fewer make the keys' way longer.
+    [[nodiscard]] std::size_t rows_together() const noexcept;
     /// Rows are the `count` positions from `start` on, whose own keys and values are stored already.
     /// Each row of `out` becomes the concatenated heads of that of `queries`.
     void run(const KvView& kv, std::size_t start, std::size_t count, Rows<const float> queries,

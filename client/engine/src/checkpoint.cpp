@@ -103,13 +103,14 @@ std::string describe(const CheckpointConfig& config) {
     const RotationConfig& turn = model.rotation;
     return fmt::format(
         "family {} dim {} hidden {} layers {} heads {} kv {} size {} vocab {} shared {} norms {} epsilon {} "
-        "rotation {} {} {} {} {} {} latent {} {} {} {} {} experts {} {} {} {} {} {} {}",
+        "rotation {} {} {} {} {} {} latent {} {} {} {} {} {} experts {} {} {} {} {} {} {} {} {}",
         static_cast<int>(config.family), model.dim, model.hidden, model.layers, model.heads, model.kv_heads,
         model.head_size, model.vocab, model.shared_embedding, model.head_norms, model.norm_epsilon, turn.base,
         turn.factor, turn.original_context, turn.fast, turn.slow, turn.amplitude, model.latent.rank,
-        model.latent.rotated, model.latent.unrotated, model.latent.value, model.latent.norm_epsilon,
-        model.experts.count, model.experts.used, model.experts.hidden, model.experts.shared_hidden,
-        model.experts.dense_layers, model.experts.normalised, model.experts.scale);
+        model.latent.rotated, model.latent.unrotated, model.latent.value, model.latent.query_rank,
+        model.latent.norm_epsilon, model.experts.count, model.experts.used, model.experts.hidden,
+        model.experts.shared_hidden, model.experts.dense_layers, model.experts.normalised,
+        model.experts.scale, model.experts.groups, model.experts.groups_used);
 }
 
 /// Reads tensors some rows at a time.

@@ -150,17 +150,16 @@ void read_qwen3_moe(Fields& fields, ModelConfig& model) {
 }
 
 void read_deepseek_v2(Fields& fields, ModelConfig& model) {
-    fields.none("q_lora_rank");
     fields.only("moe_layer_freq", 1);
     fields.only("norm_topk_prob", false);
-    fields.only("topk_method", "greedy");
     fields.only("scoring_func", "softmax");
     model.head_size = 0;  // newer files say in head_dim what is turned of a head
     model.kv_heads = 1;
     model.latent = {.rank = fields.count("kv_lora_rank"),
                     .rotated = fields.count("qk_rope_head_dim"),
                     .unrotated = fields.count("qk_nope_head_dim"),
-                    .value = fields.count("v_head_dim")};
+                    .value = fields.count("v_head_dim"),
+                    .query_rank = fields.count("q_lora_rank", 0)};
     if (model.latent.rank == 0)
         fields.wrong(Errc::Invalid, "kv_lora_rank", "above 0", fields.find("kv_lora_rank"));
     if (fields.find("n_routed_experts") == nullptr) return;
@@ -174,6 +173,12 @@ void read_deepseek_v2(Fields& fields, ModelConfig& model) {
                      .shared_hidden = static_cast<std::uint32_t>(shared),
                      .dense_layers = fields.count("first_k_dense_replace", 0),
                      .scale = static_cast<float>(fields.number("routed_scaling_factor", 1))};
+    const json* method = fields.find("topk_method");
+    if (method == nullptr || *method == "greedy") return;
+    if (*method != "group_limited_greedy")
+        fields.wrong(Errc::Unsupported, "topk_method", "greedy or group_limited_greedy", method);
+    model.experts.groups = fields.count("n_group");
+    model.experts.groups_used = fields.count("topk_group");
 }
 
 }  // namespace

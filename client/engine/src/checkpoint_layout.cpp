@@ -101,9 +101,18 @@ private:
     void latent_attention() {
         const std::uint64_t dim = config_.dim;
         const LatentConfig& sizes = config_.latent;
+        const std::uint64_t query_rank = sizes.query_rank;
+        if (query_rank > 0) {
+            matrix(
+                "self_attn.q_a_proj", query_rank, dim,
+                [](LayerWeights & to) -> auto& { return to.latent.query; });
+            vector(
+                "self_attn.q_a_layernorm", query_rank,
+                [](LayerWeights & to) -> auto& { return to.latent.query_gain; });
+        }
         matrix(
-            "self_attn.q_proj", config_.query_dim(), dim,
-            [](LayerWeights & to) -> auto& { return to.query; });
+            query_rank > 0 ? "self_attn.q_b_proj" : "self_attn.q_proj", config_.query_dim(),
+            query_rank > 0 ? query_rank : dim, [](LayerWeights & to) -> auto& { return to.query; });
         matrix(
             "self_attn.kv_a_proj_with_mqa", sizes.width(), dim,
             [](LayerWeights & to) -> auto& { return to.latent.compress; });

@@ -16,6 +16,7 @@ struct Engine::Work {
     Start start = Start::Here;
     std::unique_ptr<client::Load> load;
     std::vector<client::Store> stores;
+    bool by_layers = false;        // of what is loaded, layers are coming, and what is behind it may begin
     std::size_t hit_blocks = 0;    // that load() brings, or the computing side meets
     std::size_t known_blocks = 0;  // from the front: the cache has them, or was given them
     std::vector<std::uint32_t> output;
@@ -28,6 +29,40 @@ struct Engine::Work {
     }
 };
 
+/// Holds a step up where a layer of somebody's hit is still on its way.
+class Engine::Layers final : public LayerHooks {
+public:
+    Layers(Engine& engine, std::span<const Row> rows) : clock_(engine.clock_) {
+        for (const Row& row : rows) {
+            Work& work = engine.at(row.id);
+            if (work.by_layers) waiting_.emplace_back(row.id, &work);
+        }
+    }
+
+    bool on_reading(std::size_t layer, std::span<const Slice>) override {
+        for (const auto& [id, work] : waiting_) {
+            const Instant begun = clock_.now();
+            const bool here = work->load->wait_for(layer);
+            work->progress.load += clock_.now() - begun;
+            waited_ += clock_.now() - begun;
+            if (here) continue;
+            failed_ = id;
+            return false;
+        }
+        return true;
+    }
+
+    [[nodiscard]] const auto& waiting() const noexcept { return waiting_; }
+    [[nodiscard]] Nanos waited() const noexcept { return waited_; }
+    [[nodiscard]] SequenceId failed() const noexcept { return failed_; }
+
+private:
+    const Clock& clock_;
+    std::vector<std::pair<SequenceId, Work*>> waiting_;
+    Nanos waited_{};
+    SequenceId failed_ = 0;
+};
+
 Engine::Engine(const Model& model, PagedKv& kv, client::ContextCache* cache, const Clock& clock,
                EngineOptions options)
     : config_(model.config()),
@@ -36,7 +71,7 @@ Engine::Engine(const Model& model, PagedKv& kv, client::ContextCache* cache, con
       clock_(clock),
       options_(options),
       scheduler_(kv, options.scheduler),
-      forward_(model, kv, options.scheduler.step_tokens) {}
+      forward_(model, kv, options.scheduler.step_tokens, options.threads) {}
 
 Engine::~Engine() {
     drop_stores();
@@ -111,8 +146,11 @@ void Engine::start(SequenceId id) {
         auto prefix = cache_->match(prompt.first(most * block_tokens));
         work.hit_blocks = std::min(prefix.blocks, most);
         work.known_blocks = prefix.present;
-        if (work.hit_blocks > 0)
-            work.load = cache_->load(std::move(prefix), scheduler_.blocks(id).first(most));
+        if (work.hit_blocks > 0) {
+            const std::size_t behind = prompt.size() - work.hit_blocks * block_tokens;
+            work.load = cache_->load(std::move(prefix), scheduler_.blocks(id).first(most),
+                                     std::min(behind, options_.scheduler.step_tokens));
+        }
         work.progress.load = clock_.now() - begun;
     }
     scheduler_.begin(id, 0, work.load ? 0 : prompt.size());
@@ -120,21 +158,27 @@ void Engine::start(SequenceId id) {
 
 // Computing from the front, loading from the back. Returns how long there is nothing to do, if so.
 std::optional<Nanos> Engine::go_on_loading(SequenceId id, Work& work) {
+    if (work.by_layers) return std::nullopt;  // the step says how that ends
     const std::size_t block_tokens = kv_.shape().tokens;
     const std::size_t computed = scheduler_.computed_tokens(id);
     const std::size_t claimed = work.load->claim(0) * block_tokens;
     if (computed < claimed) return std::nullopt;  // rows are waiting for their turn
     if (work.waits_since) work.progress.load += clock_.now() - *std::exchange(work.waits_since, std::nullopt);
-    if (work.load->met()) {
-        work.progress.reused_tokens = work.load->loaded_blocks() * block_tokens;
-        work.load.reset();
+    if (work.load->ready()) {
         const std::size_t prompt_tokens = scheduler_.prompt(id).size();
         scheduler_.begin(id, std::max(computed, work.hit_blocks * block_tokens), prompt_tokens);
+        work.by_layers = !work.load->met();
+        if (!work.by_layers) loaded(work);
         return std::nullopt;
     }
     const client::Advice advice = work.load->advise();
     if (advice.compute_blocks > 0) {
-        scheduler_.begin(id, computed, work.load->claim(advice.compute_blocks) * block_tokens);
+        std::size_t until = work.load->claim(advice.compute_blocks) * block_tokens;
+        if (work.load->met() && work.load->loaded_blocks() == 0) {
+            work.load.reset();  // nothing came: all that is left is one run
+            until = scheduler_.prompt(id).size();
+        }
+        scheduler_.begin(id, computed, until);
         return std::nullopt;
     }
     work.waits_since = clock_.now();
@@ -151,15 +195,32 @@ void Engine::compute(std::span<const Row> rows, Turn& turn) {
         if (row.slice.start < scheduler_.prompt(row.id).size()) prompt_rows += row.slice.tokens.size();
     }
     const Instant begun = clock_.now();
-    forward_.step(slices);
+    Layers layers(*this, rows);
+    if (!forward_.step(slices, layers)) {
+        // The next turn's step computes everybody else's rows again, which writes the same bytes.
+        Work& work = at(layers.failed());
+        work.by_layers = false;
+        scheduler_.back(layers.failed(), work.load->claim(0) * kv_.shape().tokens);
+        turn.look_again = Nanos{0};
+        return;
+    }
+    for (const auto& [id, work] : layers.waiting()) loaded(*work);
     std::vector<std::uint32_t> tokens;
     for (std::size_t index = 0; index < rows.size(); ++index) {
         if (rows[index].wants_token) tokens.push_back(argmax(forward_.logits(index)));
     }
-    if (cache_ != nullptr && prompt_rows > 0) cache_->computed(all_rows, clock_.now() - begun);
+    if (cache_ != nullptr && prompt_rows > 0)
+        cache_->computed(all_rows, clock_.now() - begun - layers.waited());
     turn.computed = true;
     turn.emissions = scheduler_.computed(rows, tokens);
     for (const Emission& emission : turn.emissions) note(emission);
+}
+
+void Engine::loaded(Work& work) const {
+    work.progress.reused_tokens = work.load->loaded_blocks() * kv_.shape().tokens;
+    work.progress.by_layers = work.by_layers;
+    work.load.reset();
+    work.by_layers = false;
 }
 
 void Engine::note(const Emission& emission) {
@@ -188,6 +249,7 @@ void Engine::store(SequenceId id, Work& work, std::span<const std::uint32_t> tok
 
 void Engine::stop(SequenceId id) {
     at(id).load.reset();
+    at(id).by_layers = false;
     scheduler_.stop(id);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "activations.h"
+#include "crew.h"
 #include "weights.h"
 
 #include <cstddef>
@@ -13,7 +14,7 @@ namespace cmpool::engine {
 /// their numbers, so it does not matter which rows an expert serves together.
 class Feed {
 public:
-    Feed(const ModelConfig& config, std::size_t rows_max);
+    Feed(const ModelConfig& config, std::size_t rows_max, Crew& crew);
 
     void run(const LayerWeights& weights, Rows<const float> x, std::size_t rows, Rows<float> out);
 
@@ -27,10 +28,12 @@ private:
     void run(const FeedWeights& weights, Rows<const float> x, std::size_t rows, Rows<float> out);
     void route(const Matrix& router, Rows<const float> x, std::size_t rows);
     void choose(std::size_t row, float* likely);
+    void leave_out_groups(float* likely);
     void add_expert(const FeedWeights& weights, const std::vector<Use>& uses, Rows<const float> x,
                     Rows<float> out);
 
     const Kernels& kernels_;
+    Crew& crew_;
     std::size_t dim_;
     ExpertsConfig experts_;
     Activations gate_, up_;
@@ -38,6 +41,7 @@ private:
     Activations asked_, answers_;         // rows of one expert
     std::vector<std::vector<Use>> uses_;  // by expert
     std::vector<std::uint32_t> order_;
+    std::vector<std::uint32_t> groups_;
 };
 
 }  // namespace cmpool::engine

@@ -13,7 +13,8 @@ Generator::Generator(const Model& model, PagedKv& kv, client::ContextCache* cach
               {.scheduler = {.step_tokens = options_.chunk_tokens,
                              .running_max = 1,
                              .waiting_max = 1,
-                             .context = model.config().context}}) {}
+                             .context = model.config().context},
+               .threads = options_.threads}) {}
 
 Result<Generation> Generator::generate(std::span<const std::uint32_t> prompt, std::size_t max_tokens) {
     const SequenceId id = next_++;

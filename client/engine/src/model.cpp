@@ -23,7 +23,9 @@ struct Limit {
 
 std::uint64_t ModelConfig::parameters() const noexcept {
     const std::uint64_t wide = dim;
-    std::uint64_t attention = wide * query_dim() + wide * mixed_dim();
+    const std::uint64_t query_rank = latent.query_rank;
+    const std::uint64_t query = query_rank == 0 ? wide * query_dim() : query_rank * (wide + 1 + query_dim());
+    std::uint64_t attention = query + wide * mixed_dim();
     if (is_latent()) {
         attention += wide * latent.width() + latent.rank +
                      std::uint64_t{heads} * (latent.unrotated + latent.value) * latent.rank;
@@ -65,13 +67,16 @@ Result<void> ModelConfig::check() const {
         limits.insert(limits.end(), {{"latent rank", latent.rank, 1U << 16},
                                      {"rotated head size", latent.rotated, kHeadMax},
                                      {"unrotated head size", latent.unrotated, kHeadMax},
-                                     {"value head size", latent.value, kHeadMax}});
+                                     {"value head size", latent.value, kHeadMax},
+                                     {"query rank + 1", latent.query_rank + 1, (1U << 16) + 1}});
     }
     if (experts.count != 0) {
         limits.insert(limits.end(),
                       {{"experts", experts.count, 1U << 10},
                        {"experts used", experts.used, experts.count},
                        {"expert hidden", experts.hidden, 1U << 18},
+                       {"groups of experts", experts.groups, experts.count},
+                       {"groups used", experts.groups_used, experts.groups},
                        {"shared expert hidden + 1", experts.shared_hidden + 1, (1U << 18) + 1}});
     }
     for (const auto& [name, value, max] : limits) {
@@ -83,6 +88,12 @@ Result<void> ModelConfig::check() const {
         return fail(Errc::Invalid,
                     "expected kv_heads to divide heads, and heads dim into even parts, saw {} in {} in {}",
                     kv_heads, heads, dim);
+    }
+    if (experts.count != 0 &&
+        (experts.count % experts.groups != 0 ||
+         experts.used > std::uint64_t{experts.count / experts.groups} * experts.groups_used)) {
+        return fail(Errc::Invalid, "expected {} groups of equal size with {} experts in {} of them, saw {}",
+                    experts.groups, experts.used, experts.groups_used, experts.count);
     }
     const bool epsilons = norm_epsilon > 0 && norm_epsilon < 1 && latent.norm_epsilon > 0;
     if (!epsilons || !(experts.scale > 0 && experts.scale < 1e6f)) {

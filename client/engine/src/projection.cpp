@@ -9,8 +9,9 @@ namespace {
 
 class PlainProjection final : public Projection {
 public:
-    PlainProjection(const ModelConfig& config, std::size_t rows_max)
-        : config_(config),
+    PlainProjection(const ModelConfig& config, std::size_t rows_max, Crew& crew)
+        : crew_(crew),
+          config_(config),
           query_(rows_max, config.query_dim()),
           key_(rows_max, config.kv_dim()),
           value_(key_),
@@ -30,17 +31,19 @@ public:
 
     void project(const LayerWeights& weights, Rows<const float> x, std::size_t rows,
                  const Rotation& rotation) override {
-        kernels_.multiply(weights.query.panels(), x, rows, query_.from());
-        kernels_.multiply(weights.key.panels(), x, rows, key_.from());
-        kernels_.multiply(weights.value.panels(), x, rows, value_.from());
-        for (std::size_t row = 0; row < rows; ++row) {
-            if (config_.head_norms) {
-                norm_heads(query_.row(row), config_.heads, weights.query_gain);
-                norm_heads(key_.row(row), config_.kv_heads, weights.key_gain);
+        crew_.multiply(weights.query.panels(), x, rows, query_.from());
+        crew_.multiply(weights.key.panels(), x, rows, key_.from());
+        crew_.multiply(weights.value.panels(), x, rows, value_.from());
+        crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+            for (; row < end; ++row) {
+                if (config_.head_norms) {
+                    norm_heads(query_.row(row), config_.heads, weights.query_gain);
+                    norm_heads(key_.row(row), config_.kv_heads, weights.key_gain);
+                }
+                rotation.turn(row, query_.row(row), config_.heads, config_.head_dim());
+                rotation.turn(row, key_.row(row), config_.kv_heads, config_.head_dim());
             }
-            rotation.turn(row, query_.row(row), config_.heads, config_.head_dim());
-            rotation.turn(row, key_.row(row), config_.kv_heads, config_.head_dim());
-        }
+        });
     }
 
     void keep(std::size_t row, const KvView& view, std::size_t position) override {
@@ -57,7 +60,7 @@ private:
         for (; count > 0; --count, heads += gain.size()) rms_norm(heads, gain, config_.norm_epsilon, heads);
     }
 
-    const Kernels& kernels_ = best_kernels();
+    Crew& crew_;
     const ModelConfig config_;
     Activations query_, key_, value_, mixed_;
 };
@@ -65,9 +68,11 @@ private:
 // Attention works on latents: all heads read the one row that is kept of a token.
 class LatentProjection final : public Projection {
 public:
-    LatentProjection(const ModelConfig& config, std::size_t rows_max)
-        : sizes_(config.latent),
+    LatentProjection(const ModelConfig& config, std::size_t rows_max, Crew& crew)
+        : crew_(crew),
+          sizes_(config.latent),
           heads_(config.heads),
+          narrow_(sizes_.query_rank == 0 ? 0 : rows_max, sizes_.query_rank),
           query_(rows_max, config.query_dim()),
           kept_(rows_max, sizes_.width()),
           absorbed_(rows_max, heads_ * query_stride()),
@@ -87,14 +92,17 @@ public:
 
     void project(const LayerWeights& weights, Rows<const float> x, std::size_t rows,
                  const Rotation& rotation) override {
-        kernels_.multiply(weights.query.panels(), x, rows, query_.from());
-        kernels_.multiply(weights.latent.compress.panels(), x, rows, kept_.from());
-        for (std::size_t row = 0; row < rows; ++row) {
-            rms_norm(kept_.row(row), weights.latent.gain, sizes_.norm_epsilon, kept_.row(row));
-            rotation.turn(row, kept_.row(row) + sizes_.rank, 1, 0);
-            rotation.turn(row, query_.row(row) + sizes_.unrotated, heads_, head_width());
-        }
-        for (std::size_t head = 0; head < heads_; ++head) absorb(weights.latent.absorb[head], head, rows);
+        make_queries(weights, x, rows);
+        crew_.multiply(weights.latent.compress.panels(), x, rows, kept_.from());
+        crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+            for (; row < end; ++row) {
+                rms_norm(kept_.row(row), weights.latent.gain, sizes_.norm_epsilon, kept_.row(row));
+                rotation.turn(row, kept_.row(row) + sizes_.rank, 1, 0);
+                rotation.turn(row, query_.row(row) + sizes_.unrotated, heads_, head_width());
+            }
+        });
+        crew_.run(heads_,
+                  [&](std::size_t head, std::size_t) { absorb(weights.latent.absorb[head], head, rows); });
     }
 
     void keep(std::size_t row, const KvView& view, std::size_t position) override {
@@ -106,13 +114,15 @@ public:
 
     // A product fills whole panels, so each head's spills into the next one's place: in that order.
     Rows<const float> mix(const LayerWeights& weights, std::size_t rows) override {
-        const auto results = results_.read();
-        const auto mixed = mixed_.from();
-        for (std::size_t head = 0; head < heads_; ++head) {
-            kernels_.multiply(weights.latent.expand[head].panels(),
-                              {results.data + head * result_stride(), results.stride}, rows,
-                              {mixed.data + head * sizes_.value, mixed.stride});
-        }
+        crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+            const auto results = results_.read(row);
+            const auto mixed = mixed_.from(row);
+            for (std::size_t head = 0; head < heads_; ++head) {
+                kernels_.multiply(weights.latent.expand[head].panels(),
+                                  {results.data + head * result_stride(), results.stride}, end - row,
+                                  {mixed.data + head * sizes_.value, mixed.stride});
+            }
+        });
         return mixed_.read();
     }
 
@@ -121,6 +131,16 @@ private:
     [[nodiscard]] std::size_t query_stride() const noexcept { return lanes_up(sizes_.width()); }
     [[nodiscard]] std::size_t result_stride() const noexcept { return lanes_up(sizes_.rank); }
 
+    void make_queries(const LayerWeights& weights, Rows<const float> x, std::size_t rows) {
+        if (sizes_.query_rank == 0) return crew_.multiply(weights.query.panels(), x, rows, query_.from());
+        const LatentWeights& latent = weights.latent;
+        crew_.multiply(latent.query.panels(), x, rows, narrow_.from());
+        crew_.rows(rows, [&](std::size_t row, std::size_t end) {
+            for (; row < end; ++row)
+                rms_norm(narrow_.row(row), latent.query_gain, sizes_.norm_epsilon, narrow_.row(row));
+        });
+        crew_.multiply(weights.query.panels(), narrow_.read(), rows, query_.from());
+    }
     // The unrotated part of a head's queries goes to the latent's space; the turned part follows it.
     void absorb(const Matrix& weights, std::size_t head, std::size_t rows) {
         const auto query = query_.read();
@@ -135,8 +155,10 @@ private:
     }
 
     const Kernels& kernels_ = best_kernels();
+    Crew& crew_;
     const LatentConfig sizes_;
     const std::size_t heads_;
+    Activations narrow_;  // the queries' latent, where there is one
     Activations query_, kept_;
     Activations absorbed_;  // [rows][heads][latent, turned]
     Activations results_;   // [rows][heads][latent]
@@ -145,9 +167,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Projection> make_projection(const ModelConfig& config, std::size_t rows_max) {
-    if (config.is_latent()) return std::make_unique<LatentProjection>(config, rows_max);
-    return std::make_unique<PlainProjection>(config, rows_max);
+std::unique_ptr<Projection> make_projection(const ModelConfig& config, std::size_t rows_max, Crew& crew) {
+    if (config.is_latent()) return std::make_unique<LatentProjection>(config, rows_max, crew);
+    return std::make_unique<PlainProjection>(config, rows_max, crew);
 }
 
 }  // namespace cmpool::engine

@@ -2,6 +2,7 @@
 
 #include "activations.h"
 #include "attention.h"
+#include "crew.h"
 #include "rotation.h"
 #include "weights.h"
 
@@ -30,6 +31,7 @@ public:
     [[nodiscard]] virtual Rows<const float> mix(const LayerWeights& weights, std::size_t rows) = 0;
 };
 
-[[nodiscard]] std::unique_ptr<Projection> make_projection(const ModelConfig& config, std::size_t rows_max);
+[[nodiscard]] std::unique_ptr<Projection> make_projection(const ModelConfig& config, std::size_t rows_max,
+                                                          Crew& crew);
 
 }  // namespace cmpool::engine

@@ -105,6 +105,12 @@ void Scheduler::begin(SequenceId id, std::size_t from, std::size_t until) {
     sequence.until = std::min(until, sequence.prompt_tokens());
 }
 
+void Scheduler::back(SequenceId id, std::size_t from) {
+    Sequence& sequence = at(id);
+    CMPOOL_ASSERT(sequence.state == Sequence::State::Admitted && from <= sequence.computed);
+    sequence.computed = sequence.until = from;
+}
+
 Emission Scheduler::landed(SequenceId id, std::uint32_t first_token) {
     Sequence& sequence = at(id);
     CMPOOL_ASSERT(sequence.state == Sequence::State::Admitted);

@@ -21,7 +21,7 @@ FeedWeights::FeedWeights(std::size_t dim, std::size_t hidden)
 
 LayerWeights::LayerWeights(const ModelConfig& config, std::uint32_t layer)
     : attention_gain(config.dim),
-      query(config.query_dim(), config.dim),
+      query(config.query_dim(), config.latent.query_rank == 0 ? config.dim : config.latent.query_rank),
       output(config.dim, config.mixed_dim()),
       feed_gain(config.dim) {
     if (config.is_latent()) {
@@ -29,7 +29,9 @@ LayerWeights::LayerWeights(const ModelConfig& config, std::uint32_t layer)
         latent = {.compress = Matrix(sizes.width(), config.dim),
                   .gain = std::vector<float>(sizes.rank),
                   .absorb = std::vector<Matrix>(config.heads, Matrix(sizes.rank, sizes.unrotated)),
-                  .expand = std::vector<Matrix>(config.heads, Matrix(sizes.value, sizes.rank))};
+                  .expand = std::vector<Matrix>(config.heads, Matrix(sizes.value, sizes.rank)),
+                  .query_gain = std::vector<float>(sizes.query_rank)};
+        if (sizes.query_rank > 0) latent.query = Matrix(sizes.query_rank, config.dim);
     } else {
         key = Matrix(config.kv_dim(), config.dim);
         value = Matrix(config.kv_dim(), config.dim);

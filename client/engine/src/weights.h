@@ -48,11 +48,13 @@ struct LatentWeights {
     Matrix compress;                     ///< the stream to [latent, turned key]
     std::vector<float> gain;             ///< of the latent
     std::vector<Matrix> absorb, expand;  ///< by head
+    Matrix query;                        ///< the stream to the queries' latent; empty without one
+    std::vector<float> query_gain;       ///< of that
 };
 
 struct LayerWeights {
     std::vector<float> attention_gain;
-    Matrix query, key, value, output;         ///< no key and value where there is a latent
+    Matrix query, key, value, output;  ///< no key and value where there is a latent; query may be of one, too
     std::vector<float> query_gain, key_gain;  ///< of a head; empty without head norms
     LatentWeights latent;
     std::vector<float> feed_gain;

@@ -66,13 +66,15 @@ void DecodeWorker::report(const engine::Turn& turn) {
     for (const engine::Emission& emission : turn.emissions) give(emission);
 }
 
-void DecodeWorker::append_statistics(std::vector<Statistic>&) {}
-
 // ---- the courier's thread ----
 
-void DecodeWorker::accepted(LineId line) { courier_.send(line, hello()); }
+void DecodeWorker::append_line_statistics(std::vector<Statistic>& out) {
+    const auto parked = std::ranges::count_if(jobs_, [](const auto& job) { return job.second.gone; });
+    out.push_back({"handoffs_parked", std::uint64_t(parked)});
+    out.push_back({"prefill_workers", std::uint64_t(std::ranges::count_if(peers_, &Peer::attached))});
+}
 
-void DecodeWorker::message(LineId line, Message message) {
+void DecodeWorker::told(LineId line, Message message) {
     if (Peer* peer = peer_of(line)) {
         switch (message.kind) {
             case Kind::Hello:
@@ -99,20 +101,10 @@ void DecodeWorker::message(LineId line, Message message) {
                 if (job.router == line && job.remote_id == message.id && !job.gone) return cancel(id, job);
             }
             return;
-        case Kind::StatsAsk: {
-            Message stats = statistics(message.id);
-            const auto parked = std::ranges::count_if(jobs_, [](const auto& job) { return job.second.gone; });
-            const auto ready = std::ranges::count_if(peers_, &Peer::attached);
-            stats.names.insert(stats.names.end(), {"handoffs_parked", "prefill_workers"});
-            stats.values.insert(stats.values.end(), {std::uint64_t(parked), std::uint64_t(ready)});
-            return courier_.send(line, stats);
-        }
         default:
             return courier_.close(line, "a message that a decode worker does not take");
     }
 }
-
-void DecodeWorker::completed(LineId, const transport::Completion&) {}
 
 DecodeWorker::Peer* DecodeWorker::peer_of(LineId line) {
     const auto found = std::ranges::find_if(

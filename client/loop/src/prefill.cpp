@@ -56,7 +56,8 @@ void PrefillWorker::report(const engine::Turn& turn) {
         outcome({.id = emission.id,
                  .first_token = emission.token,
                  .reused = reused,
-                 .blocks = {blocks.begin(), blocks.end()}});
+                 .blocks = {blocks.begin(), blocks.end()},
+                 .computed = clock_.now()});
     }
 }
 
@@ -66,13 +67,13 @@ void PrefillWorker::append_statistics(std::vector<Statistic>& out) {
 
 // ---- the courier's thread ----
 
-void PrefillWorker::accepted(LineId line) {
-    Message greeting = hello();
+Message PrefillWorker::hello() const {
+    Message greeting = Worker::hello();
     greeting.descriptor.assign(as_bytes(local_address_).begin(), as_bytes(local_address_).end());
-    courier_.send(line, greeting);
+    return greeting;
 }
 
-void PrefillWorker::message(LineId line, Message message) {
+void PrefillWorker::told(LineId line, Message message) {
     switch (message.kind) {
         case Kind::Hello:
             if (sessions_.contains(message.session)) return courier_.close(line, "a session twice");
@@ -84,11 +85,15 @@ void PrefillWorker::message(LineId line, Message message) {
             return take(line, std::move(message));
         case Kind::Cancel:
             return cancel(line, message.id);
-        case Kind::StatsAsk:
-            return courier_.send(line, statistics(message.id));
         default:
             return courier_.close(line, "a message that a prefill worker does not take");
     }
+}
+
+void PrefillWorker::append_line_statistics(std::vector<Statistic>& out) {
+    out.push_back({"handoffs_total", handed_off_});
+    out.push_back({"handoff_bytes_total", handed_off_bytes_});
+    out.push_back({"handoff_ns_total", std::uint64_t(handing_off_.count())});
 }
 
 void PrefillWorker::attach(LineId line, const Message& message) {
@@ -161,6 +166,7 @@ void PrefillWorker::settle(Outcome& outcome) {
     job.pages.resize(job.blocks.size());
     job.first_token = outcome.first_token;
     job.reused = outcome.reused;
+    job.computed = outcome.computed;
     job.sending = true;
     pump(outcome.id, job);
 }
@@ -196,6 +202,9 @@ void PrefillWorker::pump(engine::SequenceId id, Job& job) {
         if (taken < count) break;
     }
     if (job.landed < job.blocks.size()) return;
+    ++handed_off_;
+    handed_off_bytes_ += job.blocks.size() * block_bytes;
+    handing_off_ += clock_.now() - job.computed;
     courier_.send(session.kv, {.kind = Kind::Prefilled,
                                .id = job.remote_id,
                                .tokens = {job.first_token},
@@ -215,6 +224,8 @@ void PrefillWorker::completed(LineId line, const transport::Completion& completi
             if (session.kv != line || session.import_cookie != completion.cookie) continue;
             auto* lane = courier_.lane(line);
             if (lane != nullptr && !completion.error) session.pages = lane->imported(completion.cookie);
+            // Where they can be mapped they are so now, and not when somebody waits for a token.
+            if (session.pages) (void)session.pages->map();
             Message answer{.kind = Kind::Attached, .session = number};
             if (!session.pages)
                 answer.code = static_cast<std::uint16_t>(completion.error.value_or(Errc::PeerDown));

@@ -141,9 +141,6 @@ void Router::assign(std::uint64_t id, Job& job) {
                                .output_max = job.left});
 }
 
-void Router::accepted(LineId) {}
-void Router::completed(LineId, const transport::Completion&) {}
-
 Router::Peer* Router::peer_of(LineId line) {
     const auto found = std::ranges::find(peers_, line, &Peer::line);
     return found == peers_.end() ? nullptr : &*found;

@@ -63,14 +63,20 @@ Message Worker::hello() const {
             .values = {vocab_, context_, shape.tokens, shape.bytes(), kv_.capacity_blocks()}};
 }
 
-Message Worker::statistics(std::uint64_t id) {
-    Message out{.kind = Kind::Stats, .id = id};
-    const std::scoped_lock lock(mutex_);
-    for (const Statistic& one : seen_) {
-        out.names.push_back(one.name);
+void Worker::message(LineId line, Message message) {
+    if (message.kind != Kind::StatsAsk) return told(line, std::move(message));
+    std::vector<Statistic> all;
+    {
+        const std::scoped_lock lock(mutex_);
+        all = seen_;
+    }
+    append_line_statistics(all);
+    Message out{.kind = Kind::Stats, .id = message.id};
+    for (Statistic& one : all) {
+        out.names.push_back(std::move(one.name));
         out.values.push_back(one.value);
     }
-    return out;
+    courier_.send(line, out);
 }
 
 Message Worker::failure(Kind kind, std::uint64_t id, const Error& error) {

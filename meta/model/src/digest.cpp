@@ -63,6 +63,13 @@ Digest plain_digest(DigestKind kind, Bytes bytes) noexcept {
     return finish(state, kind, {}, bytes);
 }
 
+Digest part_digest(const Digest& block, std::uint32_t part, std::uint32_t parts) noexcept {
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, nullptr, 0, sizeof(Digest));
+    const std::uint32_t which[] = {part, parts};
+    return finish(state, DigestKind::Part, block.bytes, std::as_bytes(std::span(which)));
+}
+
 std::uint64_t checksum(Bytes payload) noexcept { return XXH3_64bits(payload.data(), payload.size()); }
 
 struct alignas(64) ChecksumStream::State {

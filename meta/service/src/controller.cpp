@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <cmpool/meta/controller.h>
+#include <cmpool/model/view.h>
 
 #include <sodium.h>
 
@@ -152,35 +153,55 @@ Result<model::NamespaceRecord> Controller::create(const model::NamespaceSpec& sp
     return record;
 }
 
-Result<std::vector<model::NamespaceRecord>> Controller::namespaces(const model::NamespaceSpec* after,
-                                                                   std::size_t limit) {
-    const auto entries =
-        store_->scan(kNamespacePrefix, after != nullptr ? namespace_key(*after) : std::string(), limit);
+namespace {
+
+Result<std::vector<model::NamespaceRecord>> page(Store& store, std::string_view prefix,
+                                                 const model::NamespaceSpec* after, std::size_t limit) {
+    const auto entries = store.scan(prefix, after != nullptr ? namespace_key(*after) : std::string(), limit);
     if (!entries) return fail(entries.error());
     std::vector<model::NamespaceRecord> records;
-    for (const auto& [key, value] : *entries) {
-        auto record = decode_namespace(value);
+    for (const auto& entry : *entries) {
+        auto record = decode_namespace(entry.value);
         if (!record) return fail(record.error());
         records.push_back(std::move(*record));
     }
     return records;
 }
 
-Result<model::View> Controller::view() {
-    const auto found = store_->get(kViewKey);
-    if (!found) return fail(found.error());
-    return decode_view(found->value_or(""));
+}  // namespace
+
+Result<std::vector<model::NamespaceRecord>> Controller::namespaces(const model::NamespaceSpec* after,
+                                                                   std::size_t limit) {
+    return page(*store_, kNamespacePrefix, after, limit);
 }
 
-Result<model::View> Controller::join(model::Member self) {
-    auto current = view();
-    if (!current) return current;
-    self.node_id = node_id_;
-    if (current->members == std::vector{self}) return current;
-    model::View next{current->epoch + 1, {std::move(self)}};
-    const Entry entries[]{{std::string(kViewKey), encode_view(next)}};
+Result<std::vector<model::NamespaceRecord>> Controller::namespaces_of(const std::string& name,
+                                                                      const model::Credential& credential,
+                                                                      const model::NamespaceSpec* after,
+                                                                      std::size_t limit) {
+    if (const auto owner = tenant(name, credential); !owner) return fail(owner.error());
+    return page(*store_, tenant_prefix(name), after, limit);
+}
+
+Result<model::NamespaceRecord> Controller::change(const model::NamespaceSpec& name,
+                                                  const model::Credential& credential, const Change& change) {
+    if (const auto owner = tenant(name.tenant, credential); !owner) return fail(owner.error());
+    const auto found = store_->get(namespace_key(name));
+    if (!found) return fail(found.error());
+    if (!*found) {
+        return fail(Errc::Invalid, "expected a namespace that exists, saw {}/{}/{}", name.tenant, name.model,
+                    name.revision);
+    }
+    if (change.replicas > model::kReplicasMax) {
+        return fail(Errc::Invalid, "expected 1 to {} replicas, saw {}", model::kReplicasMax, change.replicas);
+    }
+    auto record = decode_namespace(**found);
+    if (!record) return record;
+    if (change.replicas != 0) record->replicas = change.replicas;
+    const Entry entries[]{
+        {.key = namespace_key(name), .value = encode_namespace(*record), .erase = change.remove}};
     if (auto written = store_->apply(entries); !written) return fail(written.error());
-    return next;
+    return record;
 }
 
 }  // namespace cmpool::meta

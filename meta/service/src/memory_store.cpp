@@ -15,7 +15,13 @@ Result<void> MemoryStore::apply(std::span<const Entry> batch) {
     if (down_) return fail(Errc::NoCapacity, "the store has failed");
     down_ = writes_left_ == 0;
     if (!down_ || failure_ == Failure::Landed) {
-        for (const auto& [key, value] : batch) entries_[key] = value;
+        for (const auto& [key, value, erase] : batch) {
+            if (erase) {
+                entries_.erase(key);
+            } else {
+                entries_[key] = value;
+            }
+        }
         ++writes_;
     }
     if (down_) return fail(Errc::NoCapacity, "the store fails at this write");
@@ -30,7 +36,7 @@ Result<std::vector<Entry>> MemoryStore::scan(std::string_view prefix, std::strin
     auto entry = after < prefix ? entries_.lower_bound(prefix) : entries_.upper_bound(after);
     for (; entry != entries_.end() && entry->first.starts_with(prefix); ++entry) {
         if (found.size() == std::min(limit, kScanMax)) break;
-        found.push_back({entry->first, entry->second});
+        found.push_back({.key = entry->first, .value = entry->second});
     }
     return found;
 }

@@ -52,6 +52,8 @@ public:
         good_ = good_ && field.size() == kSize;
         if (good_) std::memcpy(out.data(), field.data(), kSize);
     }
+    /// Whether something is left: fields that came with a later version.
+    [[nodiscard]] bool more() const { return good_ && !rest_.empty(); }
     /// Everything fitted, and nothing is left over.
     [[nodiscard]] bool complete() const { return good_ && rest_.empty(); }
 

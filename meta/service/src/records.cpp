@@ -5,9 +5,6 @@
 namespace cmpool::meta {
 namespace {
 
-// Bounds what a damaged record makes us allocate; no cluster has as many members.
-constexpr std::uint64_t kMembersMax = 65'536;
-
 tl::unexpected<Error> damaged(std::string_view what, std::string_view bytes) {
     if (!bytes.empty() && bytes.front() != kRecordVersion) {
         return fail(Errc::Mismatch,
@@ -23,8 +20,12 @@ std::string tenant_key(std::string_view tenant) { return fmt::format("tenant/{}"
 
 std::string namespace_key(const model::NamespaceSpec& spec) {
     // Lengths first: "a/b" + "c" is another name than "a" + "b/c".
-    return fmt::format("{}{}:{}/{}:{}/{}", kNamespacePrefix, spec.tenant.size(), spec.tenant,
-                       spec.model.size(), spec.model, spec.revision);
+    return fmt::format("{}{}:{}/{}", tenant_prefix(spec.tenant), spec.model.size(), spec.model,
+                       spec.revision);
+}
+
+std::string tenant_prefix(std::string_view tenant) {
+    return fmt::format("{}{}:{}/", kNamespacePrefix, tenant.size(), tenant);
 }
 
 std::string encode_node(std::uint64_t node_id) { return RecordWriter().number(node_id).take(); }
@@ -85,6 +86,7 @@ std::string encode_namespace(const model::NamespaceRecord& record) {
         .text(spec.engine)
         .number(spec.block_tokens)
         .number(spec.group_blocks)
+        .number(record.replicas)
         .take();
 }
 
@@ -100,6 +102,7 @@ Result<model::NamespaceRecord> decode_namespace(std::string_view bytes) {
     }
     record.spec.block_tokens = static_cast<std::uint32_t>(reader.number());
     record.spec.group_blocks = static_cast<std::uint32_t>(reader.number());
+    if (reader.more()) record.replicas = static_cast<std::uint32_t>(reader.number());
     if (!reader.complete()) return damaged("namespace", bytes);
     return record;
 }
@@ -115,6 +118,7 @@ std::string encode_view(const model::View& view) {
             .number(member.weight)
             .number(static_cast<std::uint64_t>(member.state));
     }
+    for (const auto& member : view.members) writer.text(member.host).number(member.incarnation);
     return writer.take();
 }
 
@@ -123,7 +127,7 @@ Result<model::View> decode_view(std::string_view bytes) {
     model::View view;
     view.epoch = reader.number();
     const auto members = reader.number();
-    if (members > kMembersMax) return damaged("view", bytes);
+    if (members > model::kMembersMax) return damaged("view", bytes);
     for (std::uint64_t index = 0; index < members; ++index) {
         model::Member member;
         member.node_id = reader.number();
@@ -133,6 +137,10 @@ Result<model::View> decode_view(std::string_view bytes) {
         member.weight = static_cast<std::uint32_t>(reader.number());
         member.state = static_cast<model::MemberState>(reader.number());
         view.members.push_back(std::move(member));
+    }
+    for (std::size_t index = 0; index < view.members.size() && (index > 0 || reader.more()); ++index) {
+        view.members[index].host = reader.text();
+        view.members[index].incarnation = reader.number();
     }
     if (!reader.complete()) return damaged("view", bytes);
     return view;

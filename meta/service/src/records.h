@@ -6,7 +6,7 @@
 
 #include <cmpool/base/result.h>
 #include <cmpool/model/namespace.h>
-#include <cmpool/model/placement.h>
+#include <cmpool/model/view.h>
 
 // What lies under which key of the store. Decoding gives Corrupt for bytes that no encoder wrote.
 namespace cmpool::meta {
@@ -33,6 +33,8 @@ struct CounterRecord {
 };
 
 [[nodiscard]] std::string tenant_key(std::string_view tenant);
+/// What the keys of a tenant's namespaces begin with.
+[[nodiscard]] std::string tenant_prefix(std::string_view tenant);
 [[nodiscard]] std::string namespace_key(const model::NamespaceSpec& spec);
 
 [[nodiscard]] std::string encode_node(std::uint64_t node_id);

@@ -66,7 +66,7 @@ public:
 
     Result<void> apply(std::span<const Entry> batch) override {
         rocksdb::WriteBatch writes;
-        for (const auto& [key, value] : batch) writes.Put(key, value);
+        for (const auto& [key, value, erase] : batch) erase ? writes.Delete(key) : writes.Put(key, value);
         rocksdb::WriteOptions durable;
         durable.sync = true;
         const auto status = db_->Write(durable, &writes);
@@ -82,7 +82,7 @@ public:
         if (at->Valid() && !after.empty() && at->key() == slice(after)) at->Next();
         for (; at->Valid() && at->key().starts_with(slice(prefix)); at->Next()) {
             if (found.size() == std::min(limit, kScanMax)) break;
-            found.push_back({at->key().ToString(), at->value().ToString()});
+            found.push_back({.key = at->key().ToString(), .value = at->value().ToString()});
         }
         if (!at->status().ok()) return explain(at->status(), "scanning", folder_);
         return found;

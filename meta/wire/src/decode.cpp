@@ -5,6 +5,9 @@
 namespace cmpool::wire {
 namespace {
 
+/// Eight fields of a namespace with their names.
+constexpr std::size_t kDescribedBytesMax = 10 * model::kNameBytesMax;
+
 // FlatBuffers' own verifier bounds every offset. What it does not look at: our limits, whether a
 // union's table is there at all, and how the elements of a list are aligned. These throw nothing: what
 // is wrong shows as `bad`, which ends in one refusal.
@@ -70,6 +73,7 @@ Welcome take(const fb::Welcome& m, Checks& check) {
                     check.text(m.version(), kTextBytesMax),
                     check.text(m.local_address(), kTextBytesMax),
                     m.shards(),
+                    m.node_id(),
                     {}};
     if (m.planes() != nullptr && m.planes()->size() > kPlanesMax) check.bad = "a server with too many planes";
     if (check.bad != nullptr || m.planes() == nullptr) return welcome;
@@ -94,8 +98,12 @@ OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
     open.fingerprint = digest(m.fingerprint());
     return open;
 }
-NamespaceOpened take(const fb::NamespaceOpened& m, Checks&) {
-    return {m.namespace_id(), digest(m.secret()), m.lease_bytes_max()};
+std::uint32_t replicas(std::uint32_t count, Checks& check) {
+    if (count == 0 || count > model::kReplicasMax) check.bad = "a namespace with a wrong number of replicas";
+    return count;
+}
+NamespaceOpened take(const fb::NamespaceOpened& m, Checks& check) {
+    return {m.namespace_id(), digest(m.secret()), m.lease_bytes_max(), replicas(m.replicas(), check)};
 }
 Attach take(const fb::Attach& m, Checks&) { return {m.namespace_id(), m.known_segments()}; }
 Attached take(const fb::Attached& m, Checks& check) {
@@ -118,9 +126,15 @@ Matched take(const fb::Matched& m, Checks& check) {
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {
-    const Get get{m.namespace_id(), check.digests(m.digests()), check.list(m.bytes_max(), model::kBatchMax),
-                  m.verify()};
+    Get get{m.namespace_id(),
+            check.digests(m.digests()),
+            check.list(m.bytes_max(), model::kBatchMax),
+            m.verify(),
+            {}};
+    if (m.ranges() != nullptr)
+        get.ranges = check.list<fb::Range, model::ByteRange>(m.ranges(), model::kBatchMax);
     check.same_size(get.digests.size(), get.bytes_max.size());
+    if (!get.ranges.empty()) check.same_size(get.digests.size(), get.ranges.size());
     return get;
 }
 Remove take(const fb::Remove& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
@@ -128,7 +142,7 @@ Outcomes take(const fb::Outcomes& m, Checks& check) {
     const auto raw = check.list(m.outcomes(), model::kBatchMax);
     // Whoever switches over an outcome need not expect one that has no name.
     for (const auto outcome : raw) {
-        if (outcome > static_cast<std::uint8_t>(Outcome::NoPull)) check.bad = "an outcome without a meaning";
+        if (outcome > static_cast<std::uint8_t>(Outcome::Outside)) check.bad = "an outcome without a meaning";
     }
     const Outcomes out{{reinterpret_cast<const Outcome*>(raw.data()), raw.size()},
                        check.list(m.lengths(), model::kBatchMax),
@@ -160,6 +174,76 @@ Failed take(const fb::Failed& m, Checks& check) {
     const auto code = static_cast<Errc>(m.code());
     if (to_string(code) == "Unknown") check.bad = "a failure without a meaning";
     return {code, check.text(m.detail(), kTextBytesMax)};
+}
+
+model::MemberState state(std::uint8_t value, Checks& check) {
+    if (value < 1 || value > 3) check.bad = "a member in a state without a meaning";
+    return static_cast<model::MemberState>(value);
+}
+model::Member member(const fb::Member& m, Checks& check) {
+    if (m.node_id() == 0) check.bad = "a member without an id";
+    return {.node_id = m.node_id(),
+            .incarnation = m.incarnation(),
+            .name = check.text(m.name(), model::kNameBytesMax),
+            .address = check.text(m.address(), model::kNameBytesMax),
+            .host = check.text(m.host(), model::kNameBytesMax),
+            .zone = check.text(m.zone(), model::kNameBytesMax),
+            .weight = m.weight(),
+            .state = state(m.state(), check)};
+}
+Members take(const fb::Members& m, Checks& check) {
+    Members members{{.epoch = m.epoch(), .members = {}}};
+    if (m.members()->size() > model::kMembersMax) check.bad = "more members than a view may have";
+    if (check.bad != nullptr) return members;
+    for (const auto* each : *m.members()) members.view.members.push_back(member(*each, check));
+    return members;
+}
+ViewRequest take(const fb::ViewRequest&, Checks&) { return {}; }
+Join take(const fb::Join& m, Checks& check) {
+    return {member(*m.member(), check), check.text(m.cluster_key(), kTextBytesMax), m.epoch()};
+}
+Renew take(const fb::Renew& m, Checks&) { return {m.node_id(), m.incarnation()}; }
+Leave take(const fb::Leave& m, Checks&) { return {m.node_id(), m.incarnation()}; }
+Lease take(const fb::Lease& m, Checks&) { return {m.lease_ms()}; }
+Resolve take(const fb::Resolve& m, Checks& check) {
+    Resolve resolve{take(*m.open(), check), std::nullopt, check.text(m.cluster_key(), kTextBytesMax)};
+    if (m.has_uid()) resolve.uid = m.uid();
+    return resolve;
+}
+Resolved take(const fb::Resolved& m, Checks& check) {
+    return {m.namespace_id(), m.domain_id(), digest(m.secret()), replicas(m.replicas(), check)};
+}
+ListNamespaces take(const fb::ListNamespaces& m, Checks& check) {
+    return {check.text(m.tenant(), model::kNameBytesMax), check.text(m.tenant_key(), model::kNameBytesMax),
+            check.text(m.after_model(), model::kNameBytesMax),
+            check.text(m.after_revision(), model::kNameBytesMax)};
+}
+ChangeNamespace take(const fb::ChangeNamespace& m, Checks& check) {
+    return {check.text(m.tenant(), model::kNameBytesMax),
+            check.text(m.tenant_key(), model::kNameBytesMax),
+            check.text(m.model(), model::kNameBytesMax),
+            check.text(m.revision(), model::kNameBytesMax),
+            m.replicas(),
+            m.remove()};
+}
+Namespaces take(const fb::Namespaces& m, Checks& check) {
+    Namespaces all;
+    if (m.namespaces()->size() > kNamespacesListed) check.bad = "more namespaces than one answer may name";
+    if (check.bad != nullptr) return all;
+    for (const auto* each : *m.namespaces()) {
+        all.namespaces.push_back({each->namespace_id(), check.text(each->model(), model::kNameBytesMax),
+                                  check.text(each->revision(), model::kNameBytesMax),
+                                  check.text(each->described(), kDescribedBytesMax), each->replicas()});
+    }
+    return all;
+}
+ChangeMember take(const fb::ChangeMember& m, Checks& check) {
+    ChangeMember change{.member = check.text(m.member(), model::kNameBytesMax),
+                        .cluster_key = check.text(m.cluster_key(), kTextBytesMax),
+                        .forget = m.forget()};
+    if (m.has_weight()) change.weight = m.weight();
+    if (m.state() != 0) change.state = state(m.state(), check);
+    return change;
 }
 
 Body body_of(const fb::Message& message, Checks& check) {
@@ -206,6 +290,30 @@ Body body_of(const fb::Message& message, Checks& check) {
             return take(*message.body_as_Listed(), check);
         case fb::Body::Failed:
             return take(*message.body_as_Failed(), check);
+        case fb::Body::Members:
+            return take(*message.body_as_Members(), check);
+        case fb::Body::ViewRequest:
+            return take(*message.body_as_ViewRequest(), check);
+        case fb::Body::Join:
+            return take(*message.body_as_Join(), check);
+        case fb::Body::Renew:
+            return take(*message.body_as_Renew(), check);
+        case fb::Body::Leave:
+            return take(*message.body_as_Leave(), check);
+        case fb::Body::Lease:
+            return take(*message.body_as_Lease(), check);
+        case fb::Body::Resolve:
+            return take(*message.body_as_Resolve(), check);
+        case fb::Body::Resolved:
+            return take(*message.body_as_Resolved(), check);
+        case fb::Body::ListNamespaces:
+            return take(*message.body_as_ListNamespaces(), check);
+        case fb::Body::ChangeNamespace:
+            return take(*message.body_as_ChangeNamespace(), check);
+        case fb::Body::Namespaces:
+            return take(*message.body_as_Namespaces(), check);
+        case fb::Body::ChangeMember:
+            return take(*message.body_as_ChangeMember(), check);
         case fb::Body::NONE:
             break;
     }

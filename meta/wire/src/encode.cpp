@@ -40,9 +40,9 @@ Encoded put(Builder& b, const Welcome& m) {
     const auto local_address = b.CreateString(m.local_address);
     const auto planes = m.planes.empty() ? 0 : b.CreateVectorOfStrings(m.planes);
     return done(fb::Body::Welcome, fb::CreateWelcome(b, m.protocol, m.incarnation, node, version,
-                                                     local_address, m.shards, planes));
+                                                     local_address, m.shards, m.node_id, planes));
 }
-Encoded put(Builder& b, const OpenNamespace& m) {
+flatbuffers::Offset<fb::OpenNamespace> open(Builder& b, const OpenNamespace& m) {
     const auto tenant = b.CreateString(m.spec.tenant);
     const auto tenant_key = b.CreateString(m.tenant_key);
     const auto model = b.CreateString(m.spec.model);
@@ -51,14 +51,13 @@ Encoded put(Builder& b, const OpenNamespace& m) {
     const auto layout = b.CreateString(m.spec.layout);
     const auto parallel = b.CreateString(m.spec.parallel);
     const auto engine = b.CreateString(m.spec.engine);
-    return done(
-        fb::Body::OpenNamespace,
-        fb::CreateOpenNamespace(b, tenant, tenant_key, model, revision, dtype, layout, parallel, engine,
-                                m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint)));
+    return fb::CreateOpenNamespace(b, tenant, tenant_key, model, revision, dtype, layout, parallel, engine,
+                                   m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint));
 }
+Encoded put(Builder& b, const OpenNamespace& m) { return done(fb::Body::OpenNamespace, open(b, m)); }
 Encoded put(Builder& b, const NamespaceOpened& m) {
-    return done(fb::Body::NamespaceOpened,
-                fb::CreateNamespaceOpened(b, m.namespace_id, digest(m.secret), m.lease_bytes_max));
+    return done(fb::Body::NamespaceOpened, fb::CreateNamespaceOpened(b, m.namespace_id, digest(m.secret),
+                                                                     m.lease_bytes_max, m.replicas));
 }
 Encoded put(Builder& b, const Attach& m) {
     return done(fb::Body::Attach, fb::CreateAttach(b, m.namespace_id, m.known_segments));
@@ -89,9 +88,9 @@ Encoded put(Builder& b, const Exists& m) {
 }
 Encoded put(Builder& b, const Get& m) {
     const auto keys = digests(b, m.digests);
-    return done(fb::Body::Get,
-                fb::CreateGet(b, m.namespace_id, keys, b.CreateVector(m.bytes_max.data(), m.bytes_max.size()),
-                              m.verify));
+    const auto rooms = b.CreateVector(m.bytes_max.data(), m.bytes_max.size());
+    const auto ranges = m.ranges.empty() ? 0 : structs<fb::Range>(b, m.ranges);
+    return done(fb::Body::Get, fb::CreateGet(b, m.namespace_id, keys, rooms, m.verify, ranges));
 }
 Encoded put(Builder& b, const Remove& m) {
     return done(fb::Body::Remove, fb::CreateRemove(b, m.namespace_id, digests(b, m.digests)));
@@ -128,6 +127,77 @@ Encoded put(Builder& b, const Failed& m) {
                                                    b.CreateString(detail.data(), detail.size())));
 }
 
+flatbuffers::Offset<fb::Member> member(Builder& b, const model::Member& m) {
+    const auto name = b.CreateString(m.name);
+    const auto address = b.CreateString(m.address);
+    const auto host = b.CreateString(m.host);
+    const auto zone = b.CreateString(m.zone);
+    return fb::CreateMember(b, m.node_id, m.incarnation, name, address, host, zone, m.weight,
+                            static_cast<std::uint8_t>(m.state));
+}
+Encoded put(Builder& b, const Members& m) {
+    std::vector<flatbuffers::Offset<fb::Member>> members;
+    for (const auto& each : m.view.members) members.push_back(member(b, each));
+    const auto list = b.CreateVector(members);
+    return done(fb::Body::Members, fb::CreateMembers(b, m.view.epoch, list));
+}
+Encoded put(Builder& b, const ViewRequest&) { return done(fb::Body::ViewRequest, fb::CreateViewRequest(b)); }
+Encoded put(Builder& b, const Join& m) {
+    const auto self = member(b, m.member);
+    const auto key = b.CreateString(m.cluster_key);
+    return done(fb::Body::Join, fb::CreateJoin(b, self, key, m.epoch));
+}
+Encoded put(Builder& b, const Renew& m) {
+    return done(fb::Body::Renew, fb::CreateRenew(b, m.node_id, m.incarnation));
+}
+Encoded put(Builder& b, const Leave& m) {
+    return done(fb::Body::Leave, fb::CreateLeave(b, m.node_id, m.incarnation));
+}
+Encoded put(Builder& b, const Lease& m) { return done(fb::Body::Lease, fb::CreateLease(b, m.lease_ms)); }
+Encoded put(Builder& b, const Resolve& m) {
+    const auto opened = open(b, m.open);
+    const auto key = b.CreateString(m.cluster_key);
+    return done(fb::Body::Resolve, fb::CreateResolve(b, opened, m.uid.has_value(), m.uid.value_or(0), key));
+}
+Encoded put(Builder& b, const Resolved& m) {
+    return done(fb::Body::Resolved,
+                fb::CreateResolved(b, m.namespace_id, m.domain_id, digest(m.secret), m.replicas));
+}
+Encoded put(Builder& b, const ListNamespaces& m) {
+    const auto tenant = b.CreateString(m.tenant);
+    const auto key = b.CreateString(m.tenant_key);
+    const auto after_model = b.CreateString(m.after_model);
+    const auto after_revision = b.CreateString(m.after_revision);
+    return done(fb::Body::ListNamespaces,
+                fb::CreateListNamespaces(b, tenant, key, after_model, after_revision));
+}
+Encoded put(Builder& b, const ChangeNamespace& m) {
+    const auto tenant = b.CreateString(m.tenant);
+    const auto key = b.CreateString(m.tenant_key);
+    const auto model = b.CreateString(m.model);
+    const auto revision = b.CreateString(m.revision);
+    return done(fb::Body::ChangeNamespace,
+                fb::CreateChangeNamespace(b, tenant, key, model, revision, m.replicas, m.remove));
+}
+Encoded put(Builder& b, const Namespaces& m) {
+    std::vector<flatbuffers::Offset<fb::NamespaceInfo>> all;
+    for (const auto& each : m.namespaces) {
+        const auto model = b.CreateString(each.model);
+        const auto revision = b.CreateString(each.revision);
+        const auto described = b.CreateString(each.described);
+        all.push_back(
+            fb::CreateNamespaceInfo(b, each.namespace_id, model, revision, described, each.replicas));
+    }
+    return done(fb::Body::Namespaces, fb::CreateNamespaces(b, b.CreateVector(all)));
+}
+Encoded put(Builder& b, const ChangeMember& m) {
+    const auto name = b.CreateString(m.member);
+    const auto key = b.CreateString(m.cluster_key);
+    const auto state = m.state ? static_cast<std::uint8_t>(*m.state) : std::uint8_t{0};
+    return done(fb::Body::ChangeMember, fb::CreateChangeMember(b, name, key, m.weight.has_value(),
+                                                               m.weight.value_or(0), state, m.forget));
+}
+
 }  // namespace
 
 struct Encoder::State {
@@ -149,11 +219,37 @@ Bytes Encoder::encode(const Message& message) {
 }
 
 std::string_view name_of(const Body& body) noexcept {
-    static constexpr std::string_view kNames[] = {"Hello",    "Welcome",  "OpenNamespace", "NamespaceOpened",
-                                                  "Attach",   "Attached", "Match",         "Matched",
-                                                  "Release",  "Exists",   "Get",           "Remove",
-                                                  "Outcomes", "Put",      "StatsRequest",  "Stats",
-                                                  "List",     "Listed",   "Failed"};
+    static constexpr std::string_view kNames[] = {"Hello",
+                                                  "Welcome",
+                                                  "OpenNamespace",
+                                                  "NamespaceOpened",
+                                                  "Attach",
+                                                  "Attached",
+                                                  "Match",
+                                                  "Matched",
+                                                  "Release",
+                                                  "Exists",
+                                                  "Get",
+                                                  "Remove",
+                                                  "Outcomes",
+                                                  "Put",
+                                                  "StatsRequest",
+                                                  "Stats",
+                                                  "List",
+                                                  "Listed",
+                                                  "Failed",
+                                                  "Members",
+                                                  "ViewRequest",
+                                                  "Join",
+                                                  "Renew",
+                                                  "Leave",
+                                                  "Lease",
+                                                  "Resolve",
+                                                  "Resolved",
+                                                  "ListNamespaces",
+                                                  "ChangeNamespace",
+                                                  "Namespaces",
+                                                  "ChangeMember"};
     static_assert(std::size(kNames) == std::variant_size_v<Body>);
     return kNames[body.index()];
 }

@@ -14,6 +14,7 @@ static_assert(sizeof(model::Digest) == sizeof(fb::Digest));
 static_assert(sizeof(PutItem) == sizeof(fb::PutItem) && alignof(PutItem) == alignof(fb::PutItem));
 static_assert(offsetof(PutItem, window_offset) == 16 && offsetof(PutItem, position) == 28);
 static_assert(offsetof(PutItem, digest) == 40 && offsetof(PutItem, parent) == 72 && sizeof(PutItem) == 104);
+static_assert(sizeof(model::ByteRange) == sizeof(fb::Range) && offsetof(model::ByteRange, length) == 4);
 static_assert(sizeof(ListedBlock) == sizeof(fb::ListedBlock) && offsetof(ListedBlock, digest) == 16);
 static_assert(sizeof(Place) == sizeof(fb::Place) && offsetof(Place, slot) == 16 && sizeof(Place) == 24);
 static_assert(sizeof(Outcome) == 1);

@@ -29,6 +29,8 @@ public:
     /// What became of the range that is out: its last `good` blocks are here. Fewer than all of it
     /// end the loading; the others are the computing side's.
     void landed(std::size_t good) noexcept;
+    /// The range that is out comes back, and may be claimed by either side again.
+    void give_back() noexcept { claimed_ = loaded_; }
     /// Nothing more is loaded but the range that is out.
     void stop() noexcept { stopped_ = true; }
 
@@ -47,6 +49,9 @@ private:
     bool stopped_ = false;
 };
 
+/// What is loaded in one go: then the two sides look at each other.
+inline constexpr Nanos kBatchTime = std::chrono::milliseconds(4);
+
 /// What computing takes: a step costs something however few tokens it has.
 struct ComputeCost {
     Nanos step{}, block{};
@@ -56,6 +61,9 @@ struct ComputeCost {
 /// others are loaded: 0 where loading all of them takes no longer than computing one.
 [[nodiscard]] std::size_t front_share(std::size_t blocks, Nanos load_per_block,
                                       const ComputeCost& compute) noexcept;
+
+/// How many blocks load in so much time.
+[[nodiscard]] std::size_t blocks_within(Nanos time, Nanos load_per_block) noexcept;
 
 /// What loading and computing have taken lately; it forgets.
 ///

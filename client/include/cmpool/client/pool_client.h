@@ -12,11 +12,14 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
+#include <cmpool/model/view.h>
 
 namespace cmpool::client {
 
+using model::ByteRange;
 using model::Digest;
 using model::NamespaceSpec;
 
@@ -25,7 +28,12 @@ inline constexpr std::uint32_t kLeaseMsDefault = 2000;
 
 struct CallOptions {
     std::optional<Nanos> deadline;  ///< from now; none: the URI's
-    bool verify = false;            ///< get: compare checksums here, after the bytes have landed
+    /// get: compare checksums here, after the bytes have landed. For a part of a block the whole block's is
+    /// compared where it lies, and the part's own where it landed.
+    bool verify = false;
+    /// match: of how many parts a block consists, each under its model::part_digest(); it counts when all of
+    /// them are there, and the lease is on all of them.
+    std::uint32_t parts = 1;
 };
 
 /// A block to read, and where its bytes go, in order.
@@ -33,6 +41,7 @@ struct GetItem {
     Digest key;
     std::span<const MutableBytes> into;
     std::uint64_t group = 0;  ///< as it was put
+    ByteRange range{};        ///< which of its bytes; they are as little wrong as the whole block would be
 };
 
 /// A block to write, and where its bytes lie, in order.
@@ -54,6 +63,7 @@ enum class Outcome : std::uint8_t {
     Present,   ///< put: it could be found already
     Dropped,   ///< put: not stored; nothing is lost but the work of computing it again
     TooSmall,  ///< get: the buffers have less room than `bytes`
+    Outside,   ///< get: the range is none of the block, which has `bytes`
 };
 
 struct BlockResult {
@@ -61,6 +71,7 @@ struct BlockResult {
     std::uint32_t bytes = 0;
     /// False: the pool may still use the buffer, until settled() of the call says otherwise.
     bool settled = true;
+    std::uint32_t copies = 0;  ///< put: members that hold it now, of as many as the namespace asks for
 };
 
 /// What became of a batch. On anything but Hit a get's buffers hold nothing meaningful.
@@ -88,9 +99,10 @@ public:
     [[nodiscard]] bool leased() const noexcept;
     /// Why the run may be shorter than what the pool holds (deadline, no connection), if so.
     [[nodiscard]] const std::optional<Error>& trouble() const noexcept;
-    /// The bytes of block `index` where they lie, without a copy, until release().
+    /// The bytes of block `index` where they lie, without a copy, until release(); of one in parts, those
+    /// of one part.
     /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
-    [[nodiscard]] Result<Bytes> view(std::size_t index) const;
+    [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
     void release() noexcept;
 
     struct State;
@@ -116,6 +128,31 @@ struct Listing {
     std::uint64_t next_cursor = 0;  ///< 0: that was all
 };
 
+/// What one member says of itself.
+struct MemberStatistics {
+    model::Member member;
+    std::vector<Statistic> statistics;
+    std::optional<Error> trouble;  ///< why there are none
+};
+
+/// A namespace of this client's tenant.
+struct NamespaceInfo {
+    std::uint32_t namespace_id = 0;
+    std::string model;
+    std::string revision;
+    std::string described;  ///< all that its fingerprint covers
+    std::uint32_t replicas = 1;
+};
+struct NamespaceChange {
+    std::uint32_t replicas = 0;  ///< 0: as it is
+    bool remove = false;         ///< what is put under its name from now on is another namespace
+};
+struct MemberChange {
+    std::optional<std::uint32_t> weight;
+    std::optional<bool> draining;  ///< it owns nothing any more, and answers
+    bool forget = false;           ///< one that is down
+};
+
 /// How things stand, for people.
 struct Status {
     bool ready = false;
@@ -136,7 +173,10 @@ struct Status {
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
-    std::optional<Error> trouble;  ///< why it is not ready
+    std::uint64_t epoch = 0;          ///< of the newest view that a server has told
+    std::uint32_t members = 0;        ///< that own blocks, by that view
+    std::uint32_t members_ready = 0;  ///< of them, whom we are connected to
+    std::optional<Error> trouble;     ///< why it is not ready
 };
 
 struct Environment;
@@ -177,7 +217,7 @@ private:
 /// A pool that is absent, frozen or gone costs at most one deadline: then calls miss at once, until
 /// it answers again; that is found out on the side.
 ///
-///   Limits   batches of model::kBatchMax blocks of at most model::kBlockBytesMax
+///   Limits   batches of model::kBatchMax blocks (a match: or parts) of at most model::kBlockBytesMax
 ///   Lifetime buffers belong to the caller again when the call is settled; shm and tcp settle at once
 ///   Threads  one at a time; several threads open several clients
 class PoolClient {
@@ -214,6 +254,21 @@ public:
     [[nodiscard]] Result<std::vector<Statistic>> stats(const CallOptions& options = {});
     [[nodiscard]] Result<Listing> list(std::uint64_t cursor, std::uint32_t limit,
                                        const CallOptions& options = {});
+
+    /// The newest view that a server has told; its epoch is 0 until one has.
+    [[nodiscard]] model::View view() const;
+    /// Of each member that the view names, asked one after the other.
+    [[nodiscard]] std::vector<MemberStatistics> member_stats(const CallOptions& options = {});
+    [[nodiscard]] Result<std::vector<NamespaceInfo>> namespaces(const CallOptions& options = {});
+    /// Errors besides: Denied; Invalid for a namespace that does not exist.
+    [[nodiscard]] Result<NamespaceInfo> change_namespace(std::string_view model, std::string_view revision,
+                                                         const NamespaceChange& change,
+                                                         const CallOptions& options = {});
+    /// `who` is a member's name, its address or its id in hex. For the pool's user on one of its hosts, and
+    /// for whoever shows the cluster's key. Errors besides: Denied; Invalid.
+    [[nodiscard]] Result<void> change_member(std::string_view who, const MemberChange& change,
+                                             std::string_view cluster_key = {},
+                                             const CallOptions& options = {});
 
     // ---- asynchronous: items and buffers live until the call is done and settled ----
     [[nodiscard]] Pending<Match> start_match(std::span<const Digest> chain,

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
@@ -18,10 +19,13 @@ inline constexpr const char* kDefaultUri = "cmpool://127.0.0.1:7411";
 
 /// Where a pool is and how to talk to it.
 ///
-///   Source  cmpool://HOST:PORT?transport=shm|tcp&kv=PLANE&deadline_ms=N&tenant=NAME&key=SECRET, values
+///   Source
+///   cmpool://HOST:PORT[,HOST:PORT...]?transport=shm|tcp&kv=PLANE&deadline_ms=N&tenant=NAME&key=SECRET,
+///   values
 ///           percent-encoded as in RFC 3986
 struct PoolUri {
-    std::string address;  ///< HOST:PORT
+    std::string address;              ///< HOST:PORT
+    std::vector<std::string> others;  ///< nodes of the same cluster, asked when the first does not answer
     Transport transport = Transport::Auto;
     /// What blocks are read over on another host; messages always travel as `transport` says. Empty: what
     /// both sides have; kMessages: nothing else; else the one plane of that name, also on the same host.

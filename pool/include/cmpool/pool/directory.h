@@ -3,17 +3,19 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include <cmpool/base/result.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
+#include <cmpool/wire/messages.h>
 
 namespace cmpool::pool {
 
 using model::Credential;
 using model::NamespaceRecord;
 
-/// What a pool server asks the controller; never on the data path.
+/// What a pool server asks of meta; never on the data path.
 ///
 ///   Threads  called by the server's thread; `done` is called on that thread too, at once or later,
 ///            exactly once
@@ -25,6 +27,17 @@ public:
     virtual ~Directory() = default;
     virtual void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
                                 const Credential& credential, OpenDone done) = 0;
+
+    /// A question that is meta's to answer: about views, members, other nodes' namespaces. `uid` is the
+    /// kernel's word on who asks.
+    using AskDone = std::function<void(Result<wire::Body>)>;
+    virtual void ask(wire::Body /*question*/, std::optional<std::uint32_t> /*uid*/, AskDone done) {
+        done(fail(Errc::Unsupported, "this server belongs to no cluster"));
+    }
+    /// The lane on which a member had joined has ended.
+    virtual void lane_lost(std::uint64_t /*node_id*/, std::uint64_t /*incarnation*/) {}
+    /// A client knows of a later epoch than we do.
+    virtual void behind(std::uint64_t /*epoch*/) {}
 };
 
 /// Tells whether a client's process still runs: a pin on one host ends with the process that

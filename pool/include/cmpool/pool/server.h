@@ -11,6 +11,7 @@
 #include <cmpool/base/result.h>
 #include <cmpool/base/rng.h>
 #include <cmpool/base/units.h>
+#include <cmpool/model/view.h>
 #include <cmpool/pool/directory.h>
 #include <cmpool/transport/fabric.h>
 #include <cmpool/wire/messages.h>
@@ -30,6 +31,7 @@ struct ServerConfig {
     std::uint64_t segment_bytes = 0;  ///< 0: an eighth of the capacity, from 1 MiB to 256 MiB
     bool prefault = true;             ///< touch all memory at the start
     std::string node_name = "local";
+    std::uint64_t node_id = 0;  ///< as views name it
     std::string version = "0";
     std::string local_address;  ///< where same-host clients connect; told to every client
     std::uint32_t shard = 0;    ///< which of `shards` this is; `capacity_bytes` are its own
@@ -92,6 +94,10 @@ public:
     [[nodiscard]] virtual Guest give_away(PeerId peer) = 0;
     /// Takes one over and answers its greeting. Errors: as add().
     [[nodiscard]] virtual Result<PeerId> welcome(Guest guest) = 0;
+
+    /// The cluster is this from now on: clients whose requests show that they do not know yet are told
+    /// before they are answered, the others soon. Older views are ignored.
+    virtual void set_view(std::shared_ptr<const model::View> view) = 0;
 
     /// Ends what has run out (leases, stuck peers, pins of dead processes) and scrubs a little.
     /// Call it every kTickInterval.

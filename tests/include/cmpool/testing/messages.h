@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <cmpool/model/digest.h>
@@ -28,17 +29,20 @@ public:
         listed_.push_back({.length = 1, .position = 2, .age_ms = 3, .digest = digest(4)});
 
         add(wire::Hello{.client = "client-1"});
-        add(wire::Welcome{
-            .incarnation = 77, .node = "node-1", .version = "0.1.0", .local_address = "/run/cmpool.sock"});
+        add(wire::Welcome{.incarnation = 77,
+                          .node = "node-1",
+                          .version = "0.1.0",
+                          .local_address = "/run/cmpool.sock",
+                          .node_id = 78});
         add(wire::OpenNamespace{spec(), "tenant key", digest(1)});
-        add(wire::NamespaceOpened{3, digest(2), 4096});
+        add(wire::NamespaceOpened{3, digest(2), 4096, 2});
         add(wire::Attach{3, 1});
         add(wire::Attached{10, 1 << 20, grant(1), grant(2), {grant(3), grant(4)}});
         add(wire::Match{3, digests_, 500});
         add(wire::Matched{2, 99, 500});
         add(wire::Release{lease_ids_});
         add(wire::Exists{3, digests_});
-        add(wire::Get{3, digests_, rooms_, true});
+        add(wire::Get{3, digests_, rooms_, true, ranges_});
         add(wire::Remove{3, digests_});
         add(wire::Outcomes{outcomes_, rooms_, checksums_});
         add(wire::Put{3, items_, {grant(5)}});
@@ -47,6 +51,18 @@ public:
         add(wire::List{3, 17, 100});
         add(wire::Listed{listed_, 18});
         add(wire::Failed{Errc::Denied, "tenant \"a\" is somebody else's"});
+        add(wire::Members{{.epoch = 6, .members = {member(1), member(2)}}});
+        add(wire::ViewRequest{});
+        add(wire::Join{member(3), "cluster key", 8});
+        add(wire::Renew{4, 5});
+        add(wire::Leave{6, 7});
+        add(wire::Lease{3000});
+        add(wire::Resolve{{spec(), "tenant key", digest(1)}, 1000, "cluster key"});
+        add(wire::Resolved{3, 4, digest(5), 2});
+        add(wire::ListNamespaces{"acme", "tenant key", "m", "1"});
+        add(wire::ChangeNamespace{"acme", "tenant key", "m", "1", 2, true});
+        add(wire::Namespaces{{{3, "m", "1", "dtype=bf16", 2}}});
+        add(wire::ChangeMember{"node-1", "cluster key", 4, model::MemberState::Draining, true});
     }
     SampleMessages(const SampleMessages&) = delete;
     SampleMessages& operator=(const SampleMessages&) = delete;
@@ -71,6 +87,16 @@ public:
                 .block_tokens = 16,
                 .group_blocks = 64};
     }
+    [[nodiscard]] static model::Member member(std::uint64_t node_id) {
+        return {.node_id = node_id,
+                .incarnation = 10 * node_id,
+                .name = "node-" + std::to_string(node_id),
+                .address = "10.0.0.1:7411",
+                .host = "host",
+                .zone = "zone",
+                .weight = 3,
+                .state = model::MemberState::Draining};
+    }
     [[nodiscard]] static wire::Grant grant(std::uint32_t index) {
         return {index,
                 index * 1000ULL,
@@ -86,6 +112,7 @@ private:
     std::vector<wire::ListedBlock> listed_;
     std::vector<std::uint64_t> lease_ids_{11, 12, 13};
     std::vector<std::uint32_t> rooms_{100, 200, 300};
+    std::vector<model::ByteRange> ranges_{{5, 6}, {}, {0, 7}};
     std::vector<std::uint64_t> checksums_{21, 22, 23};
     std::vector<wire::Outcome> outcomes_{wire::Outcome::Ok, wire::Outcome::Miss, wire::Outcome::Later};
     std::vector<wire::Message> messages_;

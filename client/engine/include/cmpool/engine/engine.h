@@ -24,12 +24,14 @@ struct EngineOptions {
     SchedulerOptions scheduler;
     bool store_prompt = true;   ///< prompts' new full blocks go to the cache
     bool store_output = false;  ///< what was generated does too, when a sequence ends
+    std::size_t threads = 1;    ///< compute a step together, the caller's among them
 };
 
 /// What one prompt took so far.
 struct Progress {
     std::size_t reused_tokens = 0;  ///< of the prompt, from the cache
     Nanos load{};                   ///< asking the cache, and waiting for it with nothing to compute
+    bool by_layers = false;         ///< some of it came while the step behind it was computed
     std::optional<Instant> admitted, first_token;
 };
 
@@ -75,10 +77,12 @@ public:
 
 private:
     struct Work;
+    class Layers;
     [[nodiscard]] Work& at(SequenceId id);
     void start(SequenceId id);
     std::optional<Nanos> go_on_loading(SequenceId id, Work& work);
     void compute(std::span<const Row> rows, Turn& turn);
+    void loaded(Work& work) const;
     void note(const Emission& emission);
     void store(SequenceId id, Work& work, std::span<const std::uint32_t> tokens);
     void close();

@@ -40,14 +40,16 @@ public:
 /// prompt was cut into slices, on what else was in the batch, on the block size, or on the CPU.
 ///
 ///   Lifetime  refers to the PagedKv, shares the model's weights
-///   Threads   one at a time
+///   Threads   one at a time; the others that compute are its own
 ///   Limits    rows_max tokens a step; memory is that of rows_max rows and one layer's attention
 class Forward {
 public:
     static constexpr std::size_t kRowsMax = 4096;
+    static constexpr std::size_t kThreadsMax = 256;
 
-    /// `rows_max` is between 1 and kRowsMax; the PagedKv's shape fits the model.
-    Forward(const Model& model, PagedKv& kv, std::size_t rows_max = 128);
+    /// `rows_max` is between 1 and kRowsMax; the PagedKv's shape fits the model. `threads` compute a step
+    /// together, the caller's among them; how many there are changes no byte.
+    Forward(const Model& model, PagedKv& kv, std::size_t rows_max = 128, std::size_t threads = 1);
     ~Forward();
 
     [[nodiscard]] std::size_t rows_max() const noexcept;

@@ -14,6 +14,7 @@ namespace cmpool::engine {
 
 struct GeneratorOptions {
     std::size_t chunk_tokens = 128;               ///< prefill takes so many tokens a step
+    std::size_t threads = 1;                      ///< compute a step together
     std::vector<std::uint32_t> stop_tokens;       ///< generation ends before the first of these
     Nanos store_limit = std::chrono::seconds(2);  ///< how long generate() waits at its end for stores
     Wake* wake = nullptr;                         ///< rung by the cache; none: it is looked at now and then

@@ -34,9 +34,10 @@ struct RotationConfig {
 ///   Source  DeepSeek-V2, arXiv 2405.04434, sec. 2.1
 struct LatentConfig {
     std::uint32_t rank = 0;
-    std::uint32_t rotated = 0;    ///< the part of a head's query and key that positions turn
-    std::uint32_t unrotated = 0;  ///< the part that they do not
-    std::uint32_t value = 0;      ///< of a head
+    std::uint32_t rotated = 0;     ///< the part of a head's query and key that positions turn
+    std::uint32_t unrotated = 0;   ///< the part that they do not
+    std::uint32_t value = 0;       ///< of a head
+    std::uint32_t query_rank = 0;  ///< queries come from a latent of their own; 0: from the stream
     float norm_epsilon = 1e-6f;
 
     [[nodiscard]] constexpr std::uint32_t width() const noexcept { return rank + rotated; }
@@ -54,6 +55,9 @@ struct ExpertsConfig {
     std::uint32_t dense_layers = 0;
     bool normalised = false;  ///< the used ones' weights are scaled to a sum of 1
     float scale = 1;          ///< of their weights
+    /// Experts come in groups of equal size: only those of the `groups_used` groups with the likeliest expert
+    /// count.
+    std::uint32_t groups = 1, groups_used = 1;
 
     friend bool operator==(const ExpertsConfig&, const ExpertsConfig&) noexcept = default;
 };

@@ -70,6 +70,8 @@ public:
     /// The first `from` tokens of an admitted prompt are in its pages, and those before `until` may be
     /// computed. Called again when more is known; `from` only grows.
     void begin(SequenceId id, std::size_t from, std::size_t until);
+    /// What was said to be in an admitted prompt's pages is not, from token `from` on; begin() follows.
+    void back(SequenceId id, std::size_t from);
     /// The whole prompt is in its pages, and this is the first token: given by somebody else.
     [[nodiscard]] Emission landed(SequenceId id, std::uint32_t first_token);
 

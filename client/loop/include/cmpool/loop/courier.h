@@ -25,9 +25,9 @@ class Desk {
 public:
     virtual ~Desk() = default;
     /// Somebody connected to us.
-    virtual void accepted(LineId line) = 0;
+    virtual void accepted(LineId /*line*/) {}
     virtual void message(LineId line, Message message) = 0;
-    virtual void completed(LineId line, const transport::Completion& completion) = 0;
+    virtual void completed(LineId /*line*/, const transport::Completion& /*completion*/) {}
     /// The lane is over, and none of its operations touches any memory any more.
     virtual void closed(LineId line, const std::string& why) = 0;
     /// After a wake(), or when the instant has come that the last call asked for. Returns when to call again.

@@ -42,9 +42,6 @@ public:
                  std::uint32_t vocab, std::uint32_t context, LandingPages pages, DecodeOptions options,
                  Entropy& entropy);
 
-    void accepted(LineId line) override;
-    void message(LineId line, Message message) override;
-    void completed(LineId line, const transport::Completion& completion) override;
     void closed(LineId line, const std::string& why) override;
     Instant tend(Instant now) override;
 
@@ -88,7 +85,8 @@ private:
 
     void obey() override;
     void report(const engine::Turn& turn) override;
-    void append_statistics(std::vector<Statistic>& out) override;
+    void told(LineId line, Message message) override;
+    void append_line_statistics(std::vector<Statistic>& out) override;
     void command(Command command);
     void outcome(Outcome outcome);
     void give(const engine::Emission& emission);

@@ -24,8 +24,6 @@ public:
     /// Where decode workers on this host find lanes for KV bytes; empty: nowhere but here.
     void set_local_address(std::string address) { local_address_ = std::move(address); }
 
-    void accepted(LineId line) override;
-    void message(LineId line, Message message) override;
     void completed(LineId line, const transport::Completion& completion) override;
     void closed(LineId line, const std::string& why) override;
     Instant tend(Instant now) override;
@@ -39,6 +37,7 @@ private:
         std::vector<std::uint32_t> blocks;  // here, once computed
         std::uint32_t first_token = 0;
         std::uint64_t reused = 0;
+        Instant computed{};
         std::size_t posted = 0, landed = 0;
         bool sending = false, cancelled = false, failed = false;
     };
@@ -59,11 +58,15 @@ private:
         std::uint64_t reused = 0;
         std::uint64_t pending = 0;
         std::vector<std::uint32_t> blocks;
+        Instant computed{};
     };
 
     void obey() override;
     void report(const engine::Turn& turn) override;
     void append_statistics(std::vector<Statistic>& out) override;
+    [[nodiscard]] Message hello() const override;
+    void told(LineId line, Message message) override;
+    void append_line_statistics(std::vector<Statistic>& out) override;
     void command(Command command);
     void outcome(Outcome outcome);
 
@@ -81,6 +84,9 @@ private:
     std::map<std::uint64_t, Session> sessions_;
     engine::SequenceId next_ = 1;
     std::uint64_t pending_ = 0;
+    std::uint64_t handed_off_ = 0, handed_off_bytes_ = 0;
+    Nanos handing_off_{};  // from the end of computing to the last byte's arrival
+    SystemClock clock_;
     Channel<Command> commands_;
     Channel<Outcome> outcomes_;
     std::set<engine::SequenceId> computed_;  // the computing thread's: told, and not released yet

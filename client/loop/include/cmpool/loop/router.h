@@ -80,9 +80,7 @@ public:
     /// Asks all workers, and gives what has come by `limit`.
     [[nodiscard]] std::vector<WorkerReport> look(Nanos limit);
 
-    void accepted(LineId line) override;
     void message(LineId line, Message message) override;
-    void completed(LineId line, const transport::Completion& completion) override;
     void closed(LineId line, const std::string& why) override;
     Instant tend(Instant now) override;
 

@@ -34,15 +34,22 @@ public:
     /// Until the courier is told to stop, or `stop_fd` is readable.
     void run(int stop_fd);
 
+    void accepted(LineId line) final { courier_.send(line, hello()); }
+    void message(LineId line, Message message) final;
+
 protected:
+    /// On the courier's thread: a message that is no question for statistics.
+    virtual void told(LineId line, Message message) = 0;
+    /// On the courier's thread, to what the other thread last said.
+    virtual void append_line_statistics(std::vector<Statistic>& out) = 0;
     /// On the computing thread: takes the desk's commands.
     virtual void obey() = 0;
     /// On the computing thread: what a turn brought.
     virtual void report(const engine::Turn& turn) = 0;
-    virtual void append_statistics(std::vector<Statistic>& out) = 0;
+    virtual void append_statistics(std::vector<Statistic>& /*out*/) {}
 
-    [[nodiscard]] Message hello() const;
-    [[nodiscard]] Message statistics(std::uint64_t id);
+    /// What it says of itself to whoever connects.
+    [[nodiscard]] virtual Message hello() const;
     [[nodiscard]] static Message failure(Kind kind, std::uint64_t id, const Error& error);
 
     engine::PagedKv& kv_;

@@ -24,7 +24,9 @@ inline constexpr std::uint64_t kBlockBytesMax = std::uint64_t{64} << 20;
 struct Digest {
     std::array<std::byte, 32> bytes{};
 
-    friend bool operator==(const Digest&, const Digest&) noexcept = default;
+    friend bool operator==(const Digest& one, const Digest& other) noexcept {
+        return std::memcmp(one.bytes.data(), other.bytes.data(), sizeof one.bytes) == 0;
+    }
 
     /// The first 64 bits, little endian: uniform, so that tables and placement use them as they are.
     [[nodiscard]] std::uint64_t prefix() const noexcept {
@@ -40,7 +42,14 @@ static_assert(sizeof(Digest) == 32 && alignof(Digest) == 1);
 inline constexpr Digest kNoParent{};
 
 /// What a digest was made from, so that a prefix can never equal an opaque key.
-enum class DigestKind : std::uint8_t { Prefix = 1, Opaque = 2, Fingerprint = 3, Credential = 4, Content = 5 };
+enum class DigestKind : std::uint8_t {
+    Prefix = 1,
+    Opaque = 2,
+    Fingerprint = 3,
+    Credential = 4,
+    Content = 5,
+    Part = 6
+};
 
 /// A namespace's secret: it keys every digest in it.
 using Secret = std::array<std::byte, 32>;
@@ -72,6 +81,9 @@ private:
 
 /// Unkeyed, of bytes that several parties must be able to name alike: model blocks, fingerprints.
 [[nodiscard]] Digest plain_digest(DigestKind kind, Bytes bytes) noexcept;
+
+/// The key of one of a block's parts, such as a rank's heads: unkeyed, over a digest that nobody can forge.
+[[nodiscard]] Digest part_digest(const Digest& block, std::uint32_t part, std::uint32_t parts) noexcept;
 
 /// XXH3-64 of a payload: finds bit rot, not malice.
 [[nodiscard]] std::uint64_t checksum(Bytes payload) noexcept;

@@ -52,6 +52,7 @@ struct NamespaceRecord {
     std::uint32_t domain_id = 0;     ///< one per tenant: what may share memory
     Secret secret{};
     NamespaceSpec spec;
+    std::uint32_t replicas = 1;  ///< equal copies that a put makes, from 1 to kReplicasMax
 
     friend bool operator==(const NamespaceRecord&, const NamespaceRecord&) = default;
 };

@@ -9,7 +9,6 @@
 #include <cmpool/base/rng.h>
 #include <cmpool/meta/store.h>
 #include <cmpool/model/namespace.h>
-#include <cmpool/model/placement.h>
 
 namespace cmpool::meta {
 
@@ -22,7 +21,7 @@ struct ControllerLimits {
     std::uint32_t tenants_max = kTenantsMax;
 };
 
-/// The few facts that the whole cluster must agree on: tenants, namespaces, members and the epoch.
+/// The few facts that the whole cluster must agree on: tenants and namespaces; and this node's id.
 /// It remembers nothing that the store does not hold, so a crash at any point loses nothing told.
 ///
 ///   Lifetime  store and entropy outlive it
@@ -51,9 +50,20 @@ public:
     [[nodiscard]] Result<std::vector<model::NamespaceRecord>> namespaces(const model::NamespaceSpec* after,
                                                                          std::size_t limit);
 
-    /// This node serves as `self`. The epoch grows when that is news.
-    [[nodiscard]] Result<model::View> join(model::Member self);
-    [[nodiscard]] Result<model::View> view();
+    /// The same of one tenant, whose proof comes first. Errors: Denied.
+    [[nodiscard]] Result<std::vector<model::NamespaceRecord>> namespaces_of(
+        const std::string& tenant, const model::Credential& credential, const model::NamespaceSpec* after,
+        std::size_t limit);
+
+    struct Change {
+        std::uint32_t replicas = 0;  ///< 0: as it is
+        bool remove = false;  ///< the next opening makes another namespace, in which nothing is to be found
+    };
+    /// Changes the namespace of `name`'s tenant, model and revision. Errors: Denied; Invalid for one that
+    /// does not exist, or for a number of replicas that cannot be.
+    [[nodiscard]] Result<model::NamespaceRecord> change(const model::NamespaceSpec& name,
+                                                        const model::Credential& credential,
+                                                        const Change& change);
 
 private:
     struct Tenant;

@@ -18,6 +18,7 @@ inline constexpr std::size_t kScanMax = 4096;
 struct Entry {
     std::string key;
     std::string value;
+    bool erase = false;  ///< in a batch: the key goes
 
     friend bool operator==(const Entry&, const Entry&) = default;
 };

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,14 +11,16 @@
 
 #include <cmpool/base/bytes.h>
 #include <cmpool/base/result.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/namespace.h>
+#include <cmpool/model/view.h>
 
 // The messages as values. Spans in a decoded message look into the buffer it was decoded from.
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -27,6 +30,8 @@ inline constexpr std::size_t kTextBytesMax = 4096;
 inline constexpr std::size_t kStatsMax = 1024;
 /// Most shards that a server says it has.
 inline constexpr std::uint32_t kShardsMax = 64;
+/// Most namespaces that a Namespaces names.
+inline constexpr std::size_t kNamespacesListed = 256;
 /// Most planes that a server says it has.
 inline constexpr std::size_t kPlanesMax = 8;
 
@@ -49,6 +54,7 @@ struct Welcome {
     std::string version;
     std::string local_address;
     std::uint32_t shards = 1;
+    std::uint64_t node_id = 0;
     std::vector<std::string> planes;  ///< NAME://ADDRESS
 };
 struct OpenNamespace {
@@ -60,6 +66,7 @@ struct NamespaceOpened {
     std::uint32_t namespace_id = 0;
     model::Digest secret;
     std::uint64_t lease_bytes_max = 0;
+    std::uint32_t replicas = 1;
 };
 struct Attach {
     std::uint32_t namespace_id = 0;
@@ -102,6 +109,7 @@ struct Get {
     std::span<const model::Digest> digests;
     std::span<const std::uint32_t> bytes_max;
     bool verify = false;
+    std::span<const model::ByteRange> ranges;  ///< none: whole blocks
 };
 struct Remove {
     std::uint32_t namespace_id = 0;
@@ -118,6 +126,7 @@ enum class Outcome : std::uint8_t {
     Orphan = 5,    ///< Put: the block before it is not here, so nobody could find this one
     Later = 6,     ///< Get: the answer was full: ask again for this one
     NoPull = 7,    ///< Put: the window cannot be read: send the payload
+    Outside = 8,   ///< Get: the range is none of the block, which has `lengths` bytes
 };
 
 struct Outcomes {
@@ -169,9 +178,73 @@ struct Failed {
     std::string detail;
 };
 
-using Body =
-    std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched, Release,
-                 Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed, Failed>;
+struct Members {
+    model::View view;
+};
+struct ViewRequest {};
+struct Join {
+    model::Member member;
+    std::string cluster_key;
+    std::uint64_t epoch = 0;
+};
+struct Renew {
+    std::uint64_t node_id = 0;
+    std::uint64_t incarnation = 0;
+};
+struct Leave {
+    std::uint64_t node_id = 0;
+    std::uint64_t incarnation = 0;
+};
+struct Lease {
+    std::uint32_t lease_ms = 0;
+};
+struct Resolve {
+    OpenNamespace open;
+    std::optional<std::uint32_t> uid;
+    std::string cluster_key;
+};
+struct Resolved {
+    std::uint32_t namespace_id = 0;
+    std::uint32_t domain_id = 0;
+    model::Digest secret;
+    std::uint32_t replicas = 1;
+};
+struct ListNamespaces {
+    std::string tenant;
+    std::string tenant_key;
+    std::string after_model;
+    std::string after_revision;
+};
+struct ChangeNamespace {
+    std::string tenant;
+    std::string tenant_key;
+    std::string model;
+    std::string revision;
+    std::uint32_t replicas = 0;
+    bool remove = false;
+};
+struct NamespaceInfo {
+    std::uint32_t namespace_id = 0;
+    std::string model;
+    std::string revision;
+    std::string described;
+    std::uint32_t replicas = 1;
+};
+struct Namespaces {
+    std::vector<NamespaceInfo> namespaces;
+};
+struct ChangeMember {
+    std::string member;
+    std::string cluster_key;
+    std::optional<std::uint32_t> weight;
+    std::optional<model::MemberState> state;
+    bool forget = false;
+};
+
+using Body = std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched,
+                          Release, Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed,
+                          Failed, Members, ViewRequest, Join, Renew, Leave, Lease, Resolve, Resolved,
+                          ListNamespaces, ChangeNamespace, Namespaces, ChangeMember>;
 
 struct Message {
     std::uint64_t request_id = 0;

@@ -1,0 +1,249 @@
+// Several cmpoold as one pool: what a client sees when one of them is killed under load.
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include <cmpool/testing/daemon.h>
+#include <cmpool/testing/pool.h>
+#include <cmpool/testing/shared_data.h>
+
+#include <nlohmann/json.hpp>
+
+using namespace cmpool;
+using namespace std::chrono_literals;
+using testing::Daemon;
+using testing::Process;
+using SteadyClock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr std::uint64_t kBlockTokens = 512;
+constexpr const char* kBlockBytes = "2KiB";
+
+/// `nodes` real ones, the first of which keeps meta.
+struct Cluster {
+    explicit Cluster(std::size_t count, std::vector<std::string> options = {}) : more(std::move(options)) {
+        while (nodes.size() < count) add();
+        REQUIRE(testing::comes_true([&] { return all_know(count); }));
+    }
+    void add() {
+        std::vector<std::string> options{"--capacity", "64M",
+                                         "--shards",   "1",
+                                         "--name",     fmt::format("node-{}", nodes.size()),
+                                         "--host",     fmt::format("host-{}", nodes.size())};
+        if (!nodes.empty()) options.insert(options.end(), {"--meta", nodes.front()->address()});
+        options.insert(options.end(), more.begin(), more.end());
+        nodes.push_back(std::make_unique<Daemon>(options));
+        watchers[nodes.back().get()] = testing::open_pool(nodes.back()->uri("?transport=tcp"));
+    }
+    /// Whether a client of that node knows of so many that serve.
+    static bool knows(client::PoolClient& pool, std::size_t serving) {
+        pool.progress();
+        const auto view = pool.view();
+        return serving == static_cast<std::size_t>(std::ranges::count_if(
+                              view.members, [](const auto& member) { return member.owns(); }));
+    }
+    [[nodiscard]] std::uint64_t sum(std::string_view name) {
+        std::uint64_t all = 0;
+        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
+            for (const auto& [each, value] : member.statistics) all += each == name ? value : 0;
+        }
+        return all;
+    }
+    /// Whether so many nodes answer, and each says that so many serve.
+    [[nodiscard]] bool all_know(std::size_t serving) {
+        std::size_t agree = 0;
+        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
+            for (const auto& [name, value] : member.statistics)
+                agree += name == "members" && value == serving ? 1 : 0;
+        }
+        return agree == serving;
+    }
+    /// How long it takes until all others know that one of them is gone.
+    [[nodiscard]] std::chrono::milliseconds until_forgotten() {
+        const auto begun = SteadyClock::now();
+        CHECK(testing::comes_true([&] { return all_know(nodes.size() - 1); }));
+        return std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() - begun);
+    }
+
+    std::vector<std::string> more;
+    std::vector<std::unique_ptr<Daemon>> nodes;
+    std::map<const Daemon*, std::unique_ptr<client::PoolClient>> watchers;
+};
+
+struct Cli {
+    explicit Cli(std::vector<std::string> arguments)
+        : process([&] {
+              arguments.insert(arguments.begin(), CMPOOL_CLI);
+              return arguments;
+          }()) {}
+    /// Its last line, once it has ended well.
+    nlohmann::json json() {
+        std::string last;
+        while (const auto line = process.read_line(120s)) last = *line;
+        const auto code = process.wait();
+        REQUIRE(code);
+        CHECK_MESSAGE(*code == 0, process.errors());
+        return nlohmann::json::parse(last, nullptr, false);
+    }
+    Process process;
+};
+
+/// Tokens that a trace's requests find, in a pool that loses nothing but, at half time, everything or not.
+std::uint64_t reusable_tokens(const std::filesystem::path& trace, bool lose_everything) {
+    std::ifstream file(trace);
+    std::vector<nlohmann::json> requests;
+    for (std::string line; std::getline(file, line);) requests.push_back(nlohmann::json::parse(line));
+    std::set<std::uint64_t> there;
+    std::uint64_t tokens = 0;
+    for (std::size_t at = 0; at < requests.size(); ++at) {
+        if (lose_everything && at == requests.size() / 2) there.clear();
+        std::uint64_t hits = 0;
+        bool running = true;
+        for (const auto& id : requests[at]["hash_ids"]) {
+            running = running && there.contains(id.get<std::uint64_t>());
+            hits += running ? 1 : 0;
+        }
+        for (const auto& id : requests[at]["hash_ids"]) there.insert(id.get<std::uint64_t>());
+        tokens += std::min(hits * kBlockTokens, requests[at]["input_length"].get<std::uint64_t>());
+    }
+    return tokens;
+}
+
+struct Loss {
+    double of_everything;  ///< lost tokens, as a part of what losing everything would cost
+    std::chrono::milliseconds agreed;
+    nlohmann::json seen;
+};
+
+/// Replays a conversation, and kills the fourth of five nodes in the middle of it.
+Loss replay_and_kill(Cluster& cluster, const std::filesystem::path& trace, const std::string& transport) {
+    const auto uri = cluster.nodes.front()->uri("?deadline_ms=500&transport=" + transport);
+    const auto before = cluster.sum("match_calls");
+    Cli replay({"replay", trace, "--pool", uri, "--block-bytes", kBlockBytes, "--speed", "80", "--clients",
+                "2", "--json"});
+    Daemon& victim = *cluster.nodes[3];
+    // A request matches on several members; each of them counts.
+    const auto target = before + 1000;
+    REQUIRE(testing::comes_true([&] { return cluster.sum("match_calls") >= target; }, 60s));
+    victim.kill();
+    Loss loss{.of_everything = 0, .agreed = cluster.until_forgotten(), .seen = replay.json()};
+    REQUIRE(loss.seen.is_object());
+    const auto ideal = static_cast<double>(reusable_tokens(trace, false));
+    const auto nothing = static_cast<double>(reusable_tokens(trace, true));
+    loss.of_everything = (ideal - loss.seen["hit_tokens"].get<double>()) / (ideal - nothing);
+    MESSAGE(transport, ": lost ", 100 * loss.of_everything, " % of what losing everything costs; agreed in ",
+            loss.agreed.count(), " ms; ", loss.seen.dump());
+    CHECK(loss.seen["requests"] == 1000);
+    CHECK(loss.seen["errors"] == 0);
+    CHECK(loss.seen["verify_failures"] == 0);
+    CHECK(loss.seen["deadline_overruns"] == 0);
+    CHECK(loss.agreed < 2s);
+    return loss;
+}
+
+}  // namespace
+
+TEST_CASE("five nodes are one pool; one that is killed under load costs its own part, and comes back") {
+    const auto trace = testing::shared_data("traces/mooncake/conversation_head1000.jsonl");
+    if (!trace) return;
+    Cluster cluster(5);
+    // A fifth of the groups, and what hangs on them: 25 % in the mean over all nodes, but so few long
+    // conversations vary from 11 to 38 %, by whose groups lie on the victim. Block by block it were 87 %.
+    CHECK(replay_and_kill(cluster, *trace, "tcp").of_everything <= 0.45);
+
+    const auto incarnation = [&](const std::string& name) {
+        for (const auto& member : cluster.watchers.at(cluster.nodes.front().get())->view().members) {
+            if (member.name == name) return member.incarnation;
+        }
+        return std::uint64_t{0};
+    };
+    const auto was = incarnation("node-3");
+    cluster.nodes[3]->start();
+    auto& head = *cluster.watchers.at(cluster.nodes.front().get());
+    REQUIRE(testing::comes_true([&] { return Cluster::knows(head, 5); }));
+    CHECK(incarnation("node-3") != was);
+}
+
+TEST_CASE("with two replicas a node that is killed under load costs nothing") {
+    const auto trace = testing::shared_data("traces/mooncake/conversation_head1000.jsonl");
+    if (!trace) return;
+    Cluster cluster(5);
+    const auto uri = cluster.nodes.front()->uri();
+    (void)Cli({"replay", *trace, "--pool", uri, "--block-bytes", kBlockBytes, "--limit", "1", "--json"})
+        .json();
+    const auto set =
+        Cli({"namespace", "set", "replay", "--revision", "2048", "--replicas", "2", "--pool", uri, "--json"})
+            .json();
+    CHECK(set["namespaces"][0]["replicas"] == 2);
+    const auto loss = replay_and_kill(cluster, *trace, "auto");
+    // Two clients at once do not see each other's puts in the trace's order.
+    CHECK(loss.of_everything <= 0.01);
+}
+
+TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is dropped, reads go on") {
+    Cluster cluster(3);
+    auto pool = testing::open_pool(cluster.nodes[1]->uri("?transport=tcp&deadline_ms=1000"));
+    REQUIRE(testing::comes_true([&] { return Cluster::knows(*pool, 3); }));
+    const auto bytes = testing::pattern(4096, 1);
+    std::vector<client::Digest> keys;
+    for (int number = 0; number < 60; ++number) {
+        keys.push_back(*pool->key(as_bytes(fmt::format("key {}", number))));
+        CHECK(testing::put_one(*pool, keys.back(), bytes) == client::Outcome::Stored);
+    }
+    std::vector<std::byte> room(4096);
+    const auto hits = [&] {
+        std::size_t count = 0;
+        for (const auto& key : keys)
+            count += testing::get_one(*pool, key, room).outcome == client::Outcome::Hit ? 1 : 0;
+        return count;
+    };
+    CHECK(hits() == keys.size());
+    const auto on_the_head = testing::statistic(*cluster.watchers.at(cluster.nodes.front().get()), "blocks");
+    const auto epoch = pool->view().epoch;
+
+    cluster.nodes.front()->kill();
+    CHECK(hits() == keys.size() - on_the_head);
+    CHECK(testing::comes_true([&] { return hits() == keys.size() - on_the_head; }));
+    cluster.nodes.front()->start();
+    REQUIRE(testing::comes_true([&] {
+        pool->progress();
+        return pool->view().epoch > epoch && Cluster::knows(*pool, 3);
+    }));
+    CHECK(hits() == keys.size() - on_the_head);  // its blocks went with its process, and nothing else
+    CHECK(pool->namespaces());
+}
+
+TEST_CASE("a node with another cluster's key joins nothing, and says why") {
+    const testing::TempFolder folder;
+    std::ofstream(folder / "ours") << "one key\n";
+    std::ofstream(folder / "theirs") << "another key\n";
+    const Daemon head({"--capacity", "16M", "--shards", "1", "--cluster-key-file", folder / "ours"});
+    const Daemon friendly({"--capacity", "16M", "--shards", "1", "--meta", head.address(), "--name", "friend",
+                           "--cluster-key-file", folder / "ours"});
+    const Daemon stranger({"--capacity", "16M", "--shards", "1", "--meta", head.address(), "--name",
+                           "stranger", "--cluster-key-file", folder / "theirs"});
+    auto pool = testing::open_pool(head.uri());
+    CHECK(testing::comes_true([&] { return Cluster::knows(*pool, 2); }));
+    for (const auto& member : pool->view().members) CHECK(member.name != "stranger");
+    // Who reaches the stranger is sent to the members, and keeps nothing with it.
+    const auto astray = testing::open_pool(stranger.uri("?transport=tcp&deadline_ms=2000"));
+    CHECK(testing::comes_true([&] { return Cluster::knows(*astray, 2); }));
+    CHECK(astray->status().members_ready == 2);
+
+    const auto seen = Cli({"node", "ls", "--pool", friendly.uri(), "--json"}).json();
+    CHECK(seen["members"].size() == 2);
+    // The pool's own user on its host is asked for no key.
+    const auto retired =
+        Cli({"node", "retire", "friend", "--pool", friendly.uri("?transport=shm"), "--json"}).json();
+    CHECK(testing::comes_true([&] { return Cluster::knows(*pool, 1); }));
+    const auto far = testing::open_pool(head.uri("?transport=tcp"));
+    const auto refused = far->change_member("friend", {.draining = false}, "no key");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == Errc::Denied);
+    CHECK(far->change_member("friend", {.draining = false}, "one key"));
+    CHECK(testing::comes_true([&] { return Cluster::knows(*pool, 2); }));
+}
