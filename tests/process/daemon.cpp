@@ -91,8 +91,10 @@ public:
         return decoder_.decode(answer_).value();
     }
     void place(transport::Lane&, Bytes, std::uint64_t, std::vector<MutableBytes>&) override {}
+    // A server also tells what nobody has asked: which members there are.
     void message(transport::Lane&, Bytes head, std::uint64_t) override {
-        answer_.assign(head.begin(), head.end());
+        const auto told = decoder_.decode(head);
+        if (!told || told->request_id == request_id_) answer_.assign(head.begin(), head.end());
     }
 
 private:
