@@ -318,6 +318,7 @@ NamespaceInfo info_of(wire::NamespaceInfo&& info) {
 model::View PoolClient::view() const { return inside_->shards->view(); }
 
 std::vector<MemberStatistics> PoolClient::member_stats(const CallOptions& options) {
+    progress();  // a view may have been told since the last call
     std::vector<MemberStatistics> all;
     for (const auto& member : inside_->shards->view().members) all.push_back({member, {}, std::nullopt});
     for (auto& each : all) {
