@@ -135,7 +135,7 @@ void Courier::turn(int stop_fd) {
     }
     for (const auto& [id, line] : lines_) ids.push_back(id);  // new ones, too
     std::ranges::sort(ids);
-    ids.erase(std::ranges::unique(ids).begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     for (const LineId id : ids) {
         const auto found = lines_.find(id);
         if (found != lines_.end() && !found->second->ending && serve(id, *found->second)) busy_ = true;
