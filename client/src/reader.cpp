@@ -189,6 +189,8 @@ void Reader::message(transport::Lane&, Bytes head, std::uint64_t) {
     const auto message = decoder_.decode(head);
     if (!message) return fail(message.error().detail);
     if (const auto* failed = std::get_if<wire::Failed>(&message->body)) return fail(failed->detail);
+    // Which members there are, the session hears as well.
+    if (std::holds_alternative<wire::Members>(message->body)) return;
     if (const auto* welcome = std::get_if<wire::Welcome>(&message->body)) {
         // Another run of the server would have other memory than the one that told us where blocks lie.
         if (welcome->incarnation != server_.incarnation) return fail("another server answers there");

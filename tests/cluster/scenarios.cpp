@@ -206,6 +206,22 @@ TEST_CASE("read one-sided, a request costs a match and a release, and its blocks
     CHECK(no_extents_left(stage.server));
 }
 
+// The second run's view is newer than the first one's: the lane that only reads is told of it too.
+TEST_CASE("a server that is started again is read one-sided again") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false, true);
+    const auto chain = stage.space.chains[0];
+    for (int run = 0; run < 3; ++run) {
+        stage.run_while([&] { return client.pool().status().kv != "sim"; });
+        CHECK(client.pool().status().kv == "sim");
+        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+        stage.server.crash();
+        stage.run(100ms);
+        stage.server.restart();
+    }
+}
+
 TEST_CASE("a plane that fails under way costs no block, and comes back") {
     Stage stage;
     ClientHost& client = stage.client("engine", false, true);
