@@ -66,6 +66,8 @@ void Session::progress() {
 }
 
 Instant Session::next_deadline() const noexcept {
+    // Nobody has looked at it yet: it has still to connect.
+    if (state_ == State::Down && !refused_ && !breaker_.open()) return Instant{};
     if (state_ == State::Down || state_ == State::Ready)
         return refused_ ? Instant::never() : std::min(breaker_.retry_at(), reader_.next_deadline());
     return attempt_ends_;
