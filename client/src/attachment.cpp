@@ -13,8 +13,9 @@ using model::kUnitBytes;
 
 namespace {
 
-/// Of a block, what is loaded ahead: the processor sees by itself how it goes on.
-constexpr std::size_t kAheadBytes = 4 * KiB + 64;
+/// Of a block, what is loaded ahead: a small one whole; of a large one the processor sees by itself how it
+/// goes on.
+constexpr std::size_t kAheadBytes = 4 * KiB + kHeaderBytes;
 
 }  // namespace
 

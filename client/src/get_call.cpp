@@ -113,6 +113,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     seen.clear();
     for (const std::uint32_t index : wanted)
         seen.push_back(memory.probe(items_[index].key).value_or(Sighting{}));
+    if (!seen.empty() && seen.front().slot != nullptr) memory.prefetch(seen.front());
     std::vector<std::uint32_t> unmapped;
     std::vector<std::uint32_t> unseen;
     std::uint64_t stale = 0;
@@ -122,7 +123,6 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
         const std::uint32_t index = wanted[at];
         const GetItem& item = items_[index];
         const Sighting sighting = seen[at];
-        if (at == 0 && sighting.slot != nullptr) memory.prefetch(sighting);
         if (at + 1 < seen.size() && seen[at + 1].slot != nullptr) memory.prefetch(seen[at + 1]);
         if (sighting.slot == nullptr) {
             unseen.push_back(index);

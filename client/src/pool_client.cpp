@@ -53,6 +53,10 @@ struct PoolClient::Inside {
     void progress();
     void expire();
     [[nodiscard]] Instant next_deadline() const;
+    void wait_for(const bool& done);
+    /// Asks for people, and waits for the answer; without a member, the one that speaks for all.
+    [[nodiscard]] std::shared_ptr<InfoCall> ask(const CallOptions& options, wire::Body question,
+                                                std::optional<std::uint64_t> member = std::nullopt);
 
     std::shared_ptr<Shards> shards;
     std::vector<std::shared_ptr<Call>> waiting;  ///< for connections
@@ -185,16 +189,24 @@ Result<Registration> PoolClient::register_buffer(MutableBytes memory) {
     return inside_->shards->windows().register_buffer(memory);
 }
 
-void PoolClient::wait_for(const bool& done) {
+void PoolClient::Inside::wait_for(const bool& done) {
     if (done) return;
-    Waiter& waiter = *inside_->shards->environment().waiter;
-    const Instant begin = inside_->now();
+    Waiter& waiter = *shards->environment().waiter;
+    const Instant begin = now();
     while (!done) {
-        if (!waiter.spin(inside_->now() - begin))
-            waiter.wait(inside_->shards->lanes(), inside_->next_deadline());
-        inside_->progress();
+        if (!waiter.spin(now() - begin)) waiter.wait(shards->lanes(), next_deadline());
+        progress();
     }
-    waiter.waited(inside_->now() - begin);
+    waiter.waited(now() - begin);
+}
+
+std::shared_ptr<InfoCall> PoolClient::Inside::ask(const CallOptions& options, wire::Body question,
+                                                  std::optional<std::uint64_t> member) {
+    const Instant at = now();
+    auto call = std::make_shared<InfoCall>(shards, at + limit(options), std::move(question), member);
+    launch(call, at);
+    wait_for(call->done());
+    return call;
 }
 
 namespace {
@@ -260,49 +272,41 @@ Pending<Report> PoolClient::start_remove(std::span<const Digest> keys, const Cal
 
 Match PoolClient::match(std::span<const Digest> chain, std::uint32_t lease_ms, const CallOptions& options) {
     auto started = start_match(chain, lease_ms, options);
-    wait_for(started.state_->call->done());
+    inside_->wait_for(started.state_->call->done());
     return started.take();
 }
 
 Report PoolClient::get(std::span<const GetItem> items, const CallOptions& options) {
     auto started = start_get(items, options);
-    wait_for(started.state_->call->done());
+    inside_->wait_for(started.state_->call->done());
     return started.take();
 }
 
 Report PoolClient::put(std::span<const PutItem> items, const CallOptions& options) {
     auto started = start_put(items, options);
-    wait_for(started.state_->call->done());
+    inside_->wait_for(started.state_->call->done());
     return started.take();
 }
 
 Report PoolClient::exists(std::span<const Digest> keys, const CallOptions& options) {
     auto started = start_exists(keys, options);
-    wait_for(started.state_->call->done());
+    inside_->wait_for(started.state_->call->done());
     return started.take();
 }
 
 Report PoolClient::remove(std::span<const Digest> keys, const CallOptions& options) {
     auto started = start_remove(keys, options);
-    wait_for(started.state_->call->done());
+    inside_->wait_for(started.state_->call->done());
     return started.take();
 }
 
 Result<std::vector<Statistic>> PoolClient::stats(const CallOptions& options) {
-    const Instant at = inside_->now();
-    auto call =
-        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), wire::StatsRequest{});
-    inside_->launch(call, at);
-    wait_for(call->done());
+    const auto call = inside_->ask(options, wire::StatsRequest{});
     return call->take_stats();
 }
 
 Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, const CallOptions& options) {
-    const Instant at = inside_->now();
-    auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
-                                           wire::List{.cursor = cursor, .limit = limit});
-    inside_->launch(call, at);
-    wait_for(call->done());
+    const auto call = inside_->ask(options, wire::List{.cursor = cursor, .limit = limit});
     return call->take_listing();
 }
 
@@ -322,11 +326,7 @@ std::vector<MemberStatistics> PoolClient::member_stats(const CallOptions& option
     std::vector<MemberStatistics> all;
     for (const auto& member : inside_->shards->view().members) all.push_back({member, {}, std::nullopt});
     for (auto& each : all) {
-        const Instant at = inside_->now();
-        auto call = std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options),
-                                               wire::StatsRequest{}, each.member.node_id);
-        inside_->launch(call, at);
-        wait_for(call->done());
+        const auto call = inside_->ask(options, wire::StatsRequest{}, each.member.node_id);
         auto stats = call->take_stats();
         stats ? void(each.statistics = std::move(*stats)) : void(each.trouble = stats.error());
     }
@@ -337,17 +337,13 @@ Result<std::vector<NamespaceInfo>> PoolClient::namespaces(const CallOptions& opt
     std::vector<NamespaceInfo> all;
     // A page that is not full is the last; meta keeps kNamespacesMax, so this ends.
     for (std::size_t page = wire::kNamespacesListed; page == wire::kNamespacesListed;) {
-        const Instant at = inside_->now();
         wire::ListNamespaces question{.tenant = spec().tenant,
                                       .tenant_key = inside_->shards->uri().tenant_key};
         if (!all.empty()) {
             question.after_model = all.back().model;
             question.after_revision = all.back().revision;
         }
-        auto call =
-            std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
-        inside_->launch(call, at);
-        wait_for(call->done());
+        const auto call = inside_->ask(options, std::move(question));
         auto answer = call->take_answer();
         if (!answer) return fail(answer.error());
         auto* found = std::get_if<wire::Namespaces>(&*answer);
@@ -361,17 +357,13 @@ Result<std::vector<NamespaceInfo>> PoolClient::namespaces(const CallOptions& opt
 Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::string_view revision,
                                                    const NamespaceChange& change,
                                                    const CallOptions& options) {
-    const Instant at = inside_->now();
     wire::ChangeNamespace question{.tenant = spec().tenant,
                                    .tenant_key = inside_->shards->uri().tenant_key,
                                    .model = std::string(model),
                                    .revision = std::string(revision),
                                    .replicas = change.replicas,
                                    .remove = change.remove};
-    auto call =
-        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
-    inside_->launch(call, at);
-    wait_for(call->done());
+    const auto call = inside_->ask(options, std::move(question));
     auto answer = call->take_answer();
     if (!answer) return fail(answer.error());
     auto* found = std::get_if<wire::Namespaces>(&*answer);
@@ -382,17 +374,13 @@ Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::
 
 Result<void> PoolClient::change_member(std::string_view who, const MemberChange& change,
                                        std::string_view cluster_key, const CallOptions& options) {
-    const Instant at = inside_->now();
     wire::ChangeMember question{.member = std::string(who),
                                 .cluster_key = std::string(cluster_key),
                                 .weight = change.weight,
                                 .forget = change.forget};
     if (change.draining)
         question.state = *change.draining ? model::MemberState::Draining : model::MemberState::Serving;
-    auto call =
-        std::make_shared<InfoCall>(inside_->shards, at + inside_->limit(options), std::move(question));
-    inside_->launch(call, at);
-    wait_for(call->done());
+    const auto call = inside_->ask(options, std::move(question));
     if (const auto answer = call->take_answer(); !answer) return fail(answer.error());
     return {};
 }

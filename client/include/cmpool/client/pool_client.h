@@ -291,7 +291,6 @@ public:
 private:
     struct Inside;
     explicit PoolClient(std::unique_ptr<Inside> inside);
-    void wait_for(const bool& done);
     std::unique_ptr<Inside> inside_;
 };
 
