@@ -169,7 +169,7 @@ private:
         std::vector<Bytes> gather;
     };
     struct Counts {
-        std::array<std::uint64_t, std::variant_size_v<wire::Body>> messages{};
+        std::array<std::uint64_t, wire::kBodies> messages{};
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
         std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
         std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;

@@ -4,6 +4,8 @@
 
 #include <cmpool/client/environment.h>
 
+#include <CLI/CLI.hpp>
+
 namespace cmpool::cli {
 namespace {
 

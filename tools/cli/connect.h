@@ -8,7 +8,9 @@
 
 #include <cmpool/client/pool_client.h>
 
-#include <CLI/CLI.hpp>
+namespace CLI {
+class App;
+}
 
 namespace cmpool::cli {
 

@@ -3,6 +3,7 @@
 #include "print.h"
 #include "verbs.h"
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 namespace cmpool::cli {

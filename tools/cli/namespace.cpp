@@ -4,6 +4,7 @@
 
 #include <cmpool/model/view.h>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 namespace cmpool::cli {

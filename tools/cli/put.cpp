@@ -10,6 +10,7 @@
 #include <cmpool/base/units.h>
 #include <cmpool/model/index_layout.h>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 namespace cmpool::cli {

@@ -13,6 +13,7 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/base/units.h>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -22,7 +23,7 @@
 namespace cmpool::cli {
 namespace {
 
-struct Options {
+struct ReplayOptions {
     Common common;
     Place place{.name = "replay"};
     std::string file;
@@ -164,7 +165,7 @@ void print(const Json& seen) {
     }
 }
 
-Result<ReplayPlan> plan_of(const Options& options) {
+Result<ReplayPlan> plan_of(const ReplayOptions& options) {
     auto uri = options.common.uri();
     if (!uri) return fail(uri.error());
     if (!options.place.tenant.empty()) uri->tenant = options.place.tenant;
@@ -189,7 +190,7 @@ Result<ReplayPlan> plan_of(const Options& options) {
     return plan;
 }
 
-Result<int> replay(const Options& options) {
+Result<int> replay(const ReplayOptions& options) {
     const auto plan = plan_of(options);
     if (!plan) return fail(plan.error());
     const auto trace = read_trace(options.file, options.limit);
@@ -218,7 +219,7 @@ Result<int> replay(const Options& options) {
 
 void add_replay(CLI::App& app, Run& run) {
     auto* verb = app.add_subcommand("replay", "Drives a pool or a cluster with a recorded trace");
-    const auto options = std::make_shared<Options>();
+    const auto options = std::make_shared<ReplayOptions>();
     verb->add_option("FILE", options->file,
                      "In Mooncake's format, plain or zstd: a request a line, hash_ids each")
         ->required()

@@ -4,7 +4,9 @@
 
 #include <cmpool/base/result.h>
 
-#include <CLI/CLI.hpp>
+namespace CLI {
+class App;
+}
 
 namespace cmpool::cli {
 

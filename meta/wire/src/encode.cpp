@@ -250,7 +250,7 @@ std::string_view name_of(const Body& body) noexcept {
                                                   "ChangeNamespace",
                                                   "Namespaces",
                                                   "ChangeMember"};
-    static_assert(std::size(kNames) == std::variant_size_v<Body>);
+    static_assert(std::size(kNames) == kBodies);
     return kNames[body.index()];
 }
 

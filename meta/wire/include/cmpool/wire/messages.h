@@ -241,10 +241,27 @@ struct ChangeMember {
     bool forget = false;
 };
 
-using Body = std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched,
-                          Release, Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed,
-                          Failed, Members, ViewRequest, Join, Renew, Leave, Lease, Resolve, Resolved,
-                          ListNamespaces, ChangeNamespace, Namespaces, ChangeMember>;
+using AnyBody = std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched,
+                             Release, Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed,
+                             Failed, Members, ViewRequest, Join, Renew, Leave, Lease, Resolve, Resolved,
+                             ListNamespaces, ChangeNamespace, Namespaces, ChangeMember>;
+
+/// How many messages there are.
+inline constexpr std::size_t kBodies = std::variant_size_v<AnyBody>;
+
+/// One of all messages. A class and no mere name for the variant: what makes, moves and destroys so
+/// many types is compiled once, and not in every file that names a message.
+class Body : public AnyBody {
+public:
+    Body();
+    template <class T>
+    Body(T message);  // NOLINT(google-explicit-constructor): a message is a body
+    Body(const Body& other);
+    Body(Body&& other) noexcept;
+    Body& operator=(const Body& other);
+    Body& operator=(Body&& other) noexcept;
+    ~Body();
+};
 
 struct Message {
     std::uint64_t request_id = 0;
