@@ -135,7 +135,8 @@ private:
 
 class GetCall final : public ReportCall, public ReadUser {
 public:
-    GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items, bool verify);
+    GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items, bool verify,
+            std::shared_ptr<const Places> places);
     void begin() override;
     void place(std::uint64_t part, const wire::Body& answer, std::vector<MutableBytes>& into) override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
@@ -149,6 +150,10 @@ private:
     struct Chunk {
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
+    };
+    struct ReadPart {
+        Chunk chunk;
+        std::vector<std::uint32_t> lengths;  ///< by item
     };
     /// Parts with this bit map new segments of the shard in their low bits.
     static constexpr std::uint64_t kRefresh = std::uint64_t{1} << 63;
@@ -165,9 +170,10 @@ private:
 
     std::span<const GetItem> items_;
     bool verify_;
-    std::vector<Chunk> chunks_;  ///< by part
-    std::vector<Chunk> reads_;   ///< by part of a read
-    Split unmapped_;             ///< by shard: items in segments that we do not know yet
+    std::vector<Chunk> chunks_;             ///< by part
+    std::shared_ptr<const Places> places_;  ///< that another client was told
+    std::vector<ReadPart> reads_;           ///< by part of a read
+    Split unmapped_;                        ///< by shard: items in segments that we do not know yet
     // Of a cluster:
     std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
     std::map<std::uint32_t, std::vector<std::uint32_t>> again_;  ///< by shard: items to ask it for
@@ -314,8 +320,9 @@ struct Match::State {
     };
     [[nodiscard]] Place place(std::size_t entry) const noexcept;
 
-    std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
-    std::size_t blocks = 0;        ///< of which all parts are there
+    std::shared_ptr<Places> located;  ///< null where nobody said where blocks lie
+    std::uint32_t parts_each = 1;     ///< of a block; an entry is one of its parts
+    std::size_t blocks = 0;           ///< of which all parts are there
     bool leased = false;
     std::optional<Error> trouble;
     std::vector<Part> parts;    ///< at first by shard

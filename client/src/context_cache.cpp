@@ -119,7 +119,7 @@ private:
     std::unique_ptr<Load> hand_in(std::shared_ptr<Load::State> state, std::vector<Digest> keys,
                                   std::span<const std::uint32_t> pages, Match lease) {
         const auto count = static_cast<std::ptrdiff_t>(keys.size());
-        LoadJob job{state, std::move(keys), {pages.begin(), pages.begin() + count}};
+        LoadJob job{state, std::move(keys), {pages.begin(), pages.begin() + count}, lease.places()};
         if (!loads_->hand_in(std::move(job))) state->meeting.stop();
         return std::make_unique<Load>(std::move(state), std::move(lease));
     }

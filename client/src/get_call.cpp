@@ -32,8 +32,11 @@ constexpr auto kAllItems = [] {
 }  // namespace
 
 GetCall::GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<const GetItem> items,
-                 bool verify)
-    : ReportCall(std::move(shards), deadline, items.size()), items_(items), verify_(verify) {}
+                 bool verify, std::shared_ptr<const Places> places)
+    : ReportCall(std::move(shards), deadline, items.size()),
+      items_(items),
+      verify_(verify),
+      places_(std::move(places)) {}
 
 void GetCall::begin() {
     begun();
@@ -218,10 +221,15 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
     Reader& reader = shards()[shard].reader();
     std::vector<ReadItem> items;
     Chunk chunk{shard, {}};
+    std::vector<std::uint32_t> lengths;
     std::vector<std::uint32_t> others;
+    const auto place_of = [&](const GetItem& item) -> const wire::Place* {
+        if (!item.range.whole()) return nullptr;
+        const wire::Place* known = reader.places().find(item.key);
+        return known == nullptr && places_ != nullptr ? places_->find(item.key) : known;
+    };
     for (const std::uint32_t index : wanted) {
-        const wire::Place* place =
-            items_[index].range.whole() ? reader.places().find(items_[index].key) : nullptr;
+        const wire::Place* place = place_of(items_[index]);
         if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
             others.push_back(index);
             continue;
@@ -239,10 +247,11 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
         }
         items.push_back(std::move(item));
         chunk.items.push_back(index);
+        lengths.push_back(place->length);
     }
     if (!items.empty()) {
         const Instant now = shards().environment().clock->now();
-        reads_.push_back(chunk);
+        reads_.push_back({chunk, std::move(lengths)});
         begun();
         if (!reader.read(*this, reads_.size() - 1, std::move(items), now + (deadline() - now) / 2)) {
             ended();
@@ -253,12 +262,12 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
 }
 
 void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) {
-    const auto& [shard, items] = reads_[part];
+    const auto& [chunk, lengths] = reads_[part];
+    const auto& [shard, items] = chunk;
     std::vector<std::uint32_t> gone;
     for (std::size_t at = 0; at < items.size(); ++at) {
-        const auto length = shards()[shard].reader().places().find(items_[items[at]].key);
-        if (checksums[at] && length != nullptr) {
-            landed(items[at], length->length, *checksums[at]);
+        if (checksums[at]) {
+            landed(items[at], lengths[at], *checksums[at]);
         } else {
             gone.push_back(items[at]);
         }
@@ -269,7 +278,7 @@ void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::u
 }
 
 void GetCall::read_lost(std::uint64_t part, const Error&) {
-    const Chunk chunk = reads_[part];
+    const Chunk chunk = reads_[part].chunk;
     get_by_message(chunk.shard, chunk.items);
     ended();
 }

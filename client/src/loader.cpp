@@ -196,7 +196,7 @@ std::size_t Loader::ask(const LoadJob& job, Meeting::Range range, ByteRange byte
         items.push_back({share_.key(job.keys[position]), std::span(pieces).subspan(index * each, each),
                          model::group_key(job.keys, position, spec_.group_blocks), bytes});
     }
-    const auto report = pool_->get(items, {.deadline = limit});
+    const auto report = pool_->get(items, {.deadline = limit, .places = job.places});
     std::size_t good = 0;
     while (good < range.count) {
         const auto& block = report.blocks[range.count - 1 - good];

@@ -14,6 +14,7 @@ struct LoadJob {
     std::shared_ptr<Load::State> state;
     std::vector<Digest> keys;  ///< of whole blocks
     std::vector<std::uint32_t> pages;
+    std::shared_ptr<const Places> places;  ///< as the engine's own client has matched them
 };
 
 /// Loads prefixes from their back, batch by batch; and once the rest of one takes no longer than the step

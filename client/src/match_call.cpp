@@ -158,6 +158,10 @@ void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
         part.session = shards().weak(part.shard);
         part.learned = matched->places.size();
         shards()[part.shard].reader().places().learn(part.digests, matched->places);
+        if (part.learned > 0) {
+            if (state_->located == nullptr) state_->located = std::make_shared<Places>();
+            state_->located->learn(part.digests, matched->places);
+        }
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -226,6 +230,8 @@ Match::~Match() = default;
 Match::Match(Match&&) noexcept = default;
 Match& Match::operator=(Match&&) noexcept = default;
 Match::Match(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+
+std::shared_ptr<const Places> Match::places() const noexcept { return state_ ? state_->located : nullptr; }
 
 std::size_t Match::blocks() const noexcept { return state_ ? state_->blocks : 0; }
 

@@ -239,8 +239,8 @@ Pending<Match> PoolClient::start_match(std::span<const Digest> chain, std::uint3
 
 Pending<Report> PoolClient::start_get(std::span<const GetItem> items, const CallOptions& options) {
     const Instant at = inside_->now();
-    auto call =
-        std::make_shared<GetCall>(inside_->shards, at + inside_->limit(options), items, options.verify);
+    auto call = std::make_shared<GetCall>(inside_->shards, at + inside_->limit(options), items,
+                                          options.verify, options.places);
     auto wrong = too_many(items.size());
     wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending<Report>(std::move(call));

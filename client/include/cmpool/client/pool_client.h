@@ -26,6 +26,9 @@ using model::NamespaceSpec;
 /// Longest lease that a match asks for when it names none.
 inline constexpr std::uint32_t kLeaseMsDefault = 2000;
 
+/// Where a match has found its blocks, for whoever reads them one-sided; empty elsewhere. It never changes.
+class Places;
+
 struct CallOptions {
     std::optional<Nanos> deadline;  ///< from now; none: the URI's
     /// get: compare checksums here, after the bytes have landed. For a part of a block the whole block's is
@@ -34,6 +37,8 @@ struct CallOptions {
     /// match: of how many parts a block consists, each under its model::part_digest(); it counts when all of
     /// them are there, and the lease is on all of them.
     std::uint32_t parts = 1;
+    /// get: what a match of another client has found. What is not there any more is asked for.
+    std::shared_ptr<const Places> places = nullptr;
 };
 
 /// A block to read, and where its bytes go, in order.
@@ -103,6 +108,8 @@ public:
     /// of one part.
     /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
     [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
+    /// Lets another client read the same blocks one-sided, in any thread; null where nobody could.
+    [[nodiscard]] std::shared_ptr<const Places> places() const noexcept;
     void release() noexcept;
 
     struct State;
