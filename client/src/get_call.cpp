@@ -224,7 +224,7 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
     std::vector<std::uint32_t> lengths;
     std::vector<std::uint32_t> others;
     const auto place_of = [&](const GetItem& item) -> const wire::Place* {
-        if (!item.range.whole()) return nullptr;
+        if (verify_ && !item.range.whole()) return nullptr;  // a block's checksum says nothing of its parts
         const wire::Place* known = reader.places().find(item.key);
         return known == nullptr && places_ != nullptr ? places_->find(item.key) : known;
     };
@@ -234,12 +234,17 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
             others.push_back(index);
             continue;
         }
-        if (place->length > room(items_[index])) {
-            report_.blocks[index] = {Outcome::TooSmall, place->length};
+        const auto range = items_[index].range.within(place->length);
+        if (!range) {
+            report_.blocks[index] = {Outcome::Outside, place->length};
             continue;
         }
-        ReadItem item{items_[index].key, *place, {}};
-        std::uint64_t left = place->length;
+        if (range->length > room(items_[index])) {
+            report_.blocks[index] = {Outcome::TooSmall, range->length};
+            continue;
+        }
+        ReadItem item{items_[index].key, *place, *range, {}};
+        std::uint64_t left = range->length;
         for (const auto& piece : items_[index].into) {
             const auto count = std::min<std::uint64_t>(piece.size(), left);
             if (count > 0) item.into.push_back(piece.first(count));
@@ -247,7 +252,7 @@ void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t>
         }
         items.push_back(std::move(item));
         chunk.items.push_back(index);
-        lengths.push_back(place->length);
+        lengths.push_back(range->length);
     }
     if (!items.empty()) {
         const Instant now = shards().environment().clock->now();

@@ -289,14 +289,18 @@ Reader::Scratch& Reader::scratch(std::uint32_t slot) const {
 bool Reader::read(ReadUser& user, std::uint64_t part, std::vector<ReadItem> items, Instant until) {
     if (!ready() || failure_ || free_scratch_.size() < items.size()) return false;
     const std::uint64_t id = next_batch_++;
-    Batch& batch = batches_.emplace(id, Batch{&user, part, std::move(items), {}, until}).first->second;
-    for (std::size_t at = 0; at < batch.items.size(); ++at) {
+    Batch& batch = batches_.emplace(id, Batch{&user, part, std::move(items), {}, until, {}}).first->second;
+    for (std::uint32_t item = 0; item < batch.items.size(); ++item) {
         batch.scratch.push_back(free_scratch_.back());
         free_scratch_.pop_back();
+        batch.steps.push_back({item, Step::What::Header});
+        if (batch.items[item].range.offset > 0) batch.steps.push_back({item, Step::What::Bytes});
     }
+    for (std::uint32_t item = 0; item < batch.items.size(); ++item)
+        batch.steps.push_back({item, Step::What::Slot});
     unposted_.push_back(id);
     if (unposted_.size() == 1 && !waits(batch)) post(id, batch);
-    if (batch.posted == 2 * batch.items.size()) unposted_.pop_back();
+    if (batch.posted == batch.steps.size()) unposted_.pop_back();
     return true;
 }
 
@@ -322,38 +326,50 @@ void Reader::post_all() {
             continue;
         }
         post(id, batch);
-        if (batch.posted < 2 * batch.items.size()) return;
+        if (batch.posted < batch.steps.size()) return;
         unposted_.pop_front();
     }
+}
+
+transport::Op Reader::operation(const Batch& batch, const Step& step,
+                                std::vector<MutableBytes>& scatter) const {
+    const ReadItem& item = batch.items[step.item];
+    Scratch& aside = scratch(batch.scratch[step.item]);
+    transport::Op op{.kind = transport::OpKind::Read};
+    if (step.what == Step::What::Slot) {
+        scatter.emplace_back(std::as_writable_bytes(std::span(&aside.slot, 1)));
+        op.remote = index_.get();
+        op.offset = slot_offset(item.place.slot);
+    } else {
+        const std::uint64_t block = offset_of(item.place);
+        op.remote = data_[block / segment_bytes_].get();
+        op.offset = block % segment_bytes_;
+        if (step.what == Step::What::Header) {
+            scatter.emplace_back(reinterpret_cast<std::byte*>(&aside.header), kHeaderBytes);
+        } else {
+            op.offset += kHeaderBytes + item.range.offset;
+        }
+        if (step.what == Step::What::Bytes || item.range.offset == 0)
+            scatter.insert(scatter.end(), item.into.begin(), item.into.end());
+    }
+    op.scatter = scatter;
+    return op;
 }
 
 // The blocks, and behind them their slots: the fence lets no slot be read before every block is here. Only
 // the last operation announces its end, which is that of all.
 void Reader::post(std::uint64_t id, Batch& batch) {
-    const std::size_t count = batch.items.size();
-    while (batch.posted < 2 * count) {
+    const auto& steps = batch.steps;
+    while (batch.posted < steps.size()) {
         const std::size_t first = batch.posted;
-        const std::size_t some = std::min(kOpsPerPost, 2 * count - first);
+        const std::size_t some = std::min(kOpsPerPost, steps.size() - first);
         std::vector<transport::Op> ops(some);
         std::vector<std::vector<MutableBytes>> scatter(some);
         for (std::size_t at = 0; at < some; ++at) {
-            const bool slot = first + at >= count;
-            const std::size_t item = (first + at) % count;
-            const ReadItem& read = batch.items[item];
-            Scratch& aside = scratch(batch.scratch[item]);
-            if (slot) {
-                scatter[at].emplace_back(std::as_writable_bytes(std::span(&aside.slot, 1)));
-            } else {
-                scatter[at].emplace_back(reinterpret_cast<std::byte*>(&aside.header), kHeaderBytes);
-                scatter[at].insert(scatter[at].end(), read.into.begin(), read.into.end());
-            }
-            ops[at] = {.kind = transport::OpKind::Read,
-                       .signal = first + at + 1 == 2 * count,
-                       .fence = first + at == count,
-                       .remote = slot ? index_.get() : data_[offset_of(read.place) / segment_bytes_].get(),
-                       .offset = slot ? slot_offset(read.place.slot) : offset_of(read.place) % segment_bytes_,
-                       .scatter = scatter[at],
-                       .cookie = id};
+            ops[at] = operation(batch, steps[first + at], scatter[at]);
+            ops[at].cookie = id;
+            ops[at].signal = first + at + 1 == steps.size();
+            ops[at].fence = first + at == steps.size() - batch.items.size();
         }
         const auto posted = lane_->post(ops);
         if (!posted && posted.error().code != Errc::Again) fail(posted.error().detail);

@@ -15,6 +15,7 @@
 #include <cmpool/base/result.h>
 #include <cmpool/client/environment.h>
 #include <cmpool/client/pool_uri.h>
+#include <cmpool/model/byte_range.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/index_layout.h>
 #include <cmpool/model/namespace.h>
@@ -23,10 +24,11 @@
 
 namespace cmpool::client {
 
-/// A block to read, and where its bytes go, in order: exactly `place.length` of them.
+/// What to read of a block, and where those bytes go, in order: exactly `range.length` of them.
 struct ReadItem {
     model::Digest key;
     wire::Place place;
+    model::ByteRange range;  ///< within place.length
     std::vector<MutableBytes> into;
 };
 
@@ -89,13 +91,20 @@ public:
 
 private:
     enum class State : std::uint8_t { Idle, Waiting, Greeting, Opening, Attaching, Ready };
+    /// One operation: a block's header with the bytes that lie behind it, bytes further on, or its slot.
+    struct Step {
+        enum class What : std::uint8_t { Header, Bytes, Slot };
+        std::uint32_t item;
+        What what;
+    };
     struct Batch {
         ReadUser* user;
         std::uint64_t part;
         std::vector<ReadItem> items;
         std::vector<std::uint32_t> scratch;  ///< slots, by item
         Instant until;
-        std::size_t posted = 0;  ///< operations: first the blocks, then the slots
+        std::vector<Step> steps;  ///< first all that is read of blocks, then the slots
+        std::size_t posted = 0;   ///< steps
     };
     struct Scratch {
         model::BlockHeader header;
@@ -120,6 +129,8 @@ private:
     [[nodiscard]] bool waits(const Batch& batch) const;
     void post_all();
     void post(std::uint64_t id, Batch& batch);
+    [[nodiscard]] transport::Op operation(const Batch& batch, const Step& step,
+                                          std::vector<MutableBytes>& scatter) const;
     void completed(const transport::Completion& done);
     void finish(Batch& batch);
     [[nodiscard]] Scratch& scratch(std::uint32_t slot) const;

@@ -206,6 +206,51 @@ TEST_CASE("read one-sided, a request costs a match and a release, and its blocks
     CHECK(no_extents_left(stage.server));
 }
 
+// As a cache's loader reads, by layers, what the engine's own client has matched.
+TEST_CASE("who is told where blocks lie reads any part of them one-sided") {
+    Stage stage;
+    ClientHost& engine = stage.client("engine", false, true);
+    ClientHost& loader = stage.client("loader", false, true);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(engine, chain).count(Outcome::Stored) == chain.size());
+    const auto match = stage.match(engine, chain, 10'000);
+    REQUIRE(match.places() != nullptr);
+    Stage::Getting all(stage.space, chain);
+    (void)stage.finish(loader, loader.pool().start_get(all.items, {.places = match.places()}));
+    const auto asked = stage.server.stat("messages_Get");
+    stage.server.freeze(true);
+    std::size_t hits = 0;
+    std::size_t outside = 0;
+    for (const std::uint32_t offset : {0u, 1u, 64u, 700u, 4095u}) {
+        Stage::Getting parts(stage.space, chain);
+        for (std::size_t at = 0; at < chain.size(); ++at) {
+            parts.items[at].range = {.offset = offset, .length = 1 + offset % 7};
+            parts.pieces[at] = parts.pieces[at].first(std::min<std::size_t>(8, parts.pieces[at].size()));
+        }
+        const auto got =
+            stage.finish(loader, loader.pool().start_get(parts.items, {.places = match.places()}));
+        for (std::size_t at = 0; at < chain.size(); ++at) {
+            const auto& bytes = stage.space.blocks[chain[at]].bytes;
+            const auto& range = parts.items[at].range;
+            if (std::size_t{range.offset} + range.length > bytes.size()) {
+                CHECK(got.blocks[at].outcome == Outcome::Outside);
+                ++outside;
+                continue;
+            }
+            ++hits;
+            CHECK(got.blocks[at].outcome == Outcome::Hit);
+            CHECK(got.blocks[at].bytes == range.length);
+            CHECK(std::equal(bytes.begin() + range.offset, bytes.begin() + range.offset + range.length,
+                             parts.buffers[at].begin()));
+        }
+    }
+    stage.server.freeze(false);
+    stage.run(100ms);
+    CHECK(hits > chain.size());
+    CHECK(outside > 0);
+    CHECK(stage.server.stat("messages_Get") == asked);
+}
+
 // The second run's view is newer than the first one's: the lane that only reads is told of it too.
 TEST_CASE("a server that is started again is read one-sided again") {
     Stage stage;

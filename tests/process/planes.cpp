@@ -265,8 +265,8 @@ TEST_CASE("whoever is killed, nobody reads a wrong byte, and no memory stays loc
     CHECK(testing::comes_true([&] { return held_of_devices() == nobody; }, kPatience));
 }
 
-// Floats travel as bytes: one bit changed somewhere would show in some token. That blocks are read is not
-// shown here: a context cache loads with another client than it matches with, and so by messages.
+// Floats travel as bytes: one bit changed somewhere would show in some token. What is reused is read, by
+// whole blocks and by layers; the server's counters say that nobody asked it for a block.
 TEST_CASE("a trained model answers from a pool with a plane what the reference says") {
     const auto plane = plane_here();
     if (!plane) return;
@@ -275,10 +275,12 @@ TEST_CASE("a trained model answers from a pool with a plane what the reference s
     const auto golden = testing::shared_data("models/stories260K/golden.json");
     if (!model || !table || !golden) return;
     auto daemon = daemon_with(*plane);
+    const auto watcher = testing::open_pool(daemon.uri("?transport=tcp"));
     const auto cases = nlohmann::json::parse(std::ifstream(*golden)).at("cases");
     // The second shares 136 tokens with the first; the third is the first again, whose blocks are all there.
     const std::pair<const char*, std::size_t> runs[]{
         {"shared_prefix_a", 0}, {"shared_prefix_b", 128}, {"shared_prefix_a", 128}};
+    std::uint64_t requests = 0;
     for (const auto& [name, reused_min] : runs) {
         CAPTURE(name);
         const auto expected =
@@ -294,6 +296,10 @@ TEST_CASE("a trained model answers from a pool with a plane what the reference s
         if (server.wait(kPatience) != 0 || !line) FAIL("cmpool-serve said: ", server.errors());
         const auto answer = nlohmann::json::parse(*line);
         CHECK(answer.at("tokens").get<std::vector<std::uint32_t>>() == first);
+        ++requests;
+        CHECK(testing::statistic(*watcher, "messages_Match") == requests);
+        CHECK(testing::statistic(*watcher, "messages_Release") <= requests);  // nothing found, nothing lent
+        CHECK(testing::statistic(*watcher, "messages_Get") == 0);
         CHECK(answer.at("reused_tokens").get<std::size_t>() >= reused_min);
         MESSAGE(std::string(name) << ": " << answer.at("reused_tokens").get<std::size_t>()
                                   << " tokens reused");

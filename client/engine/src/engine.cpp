@@ -173,7 +173,12 @@ std::optional<Nanos> Engine::go_on_loading(SequenceId id, Work& work) {
     }
     const client::Advice advice = work.load->advise();
     if (advice.compute_blocks > 0) {
-        std::size_t until = work.load->claim(advice.compute_blocks) * block_tokens;
+        // Full steps only, where it is more than one: the rest is decided when they are done.
+        std::size_t blocks = advice.compute_blocks;
+        const std::size_t step_blocks =
+            std::max<std::size_t>(options_.scheduler.step_tokens / block_tokens, 1);
+        if (blocks > step_blocks) blocks -= blocks % step_blocks;
+        std::size_t until = work.load->claim(blocks) * block_tokens;
         if (work.load->met() && work.load->loaded_blocks() == 0) {
             work.load.reset();  // nothing came: all that is left is one run
             until = scheduler_.prompt(id).size();
