@@ -1,4 +1,5 @@
 // Computes a prompt's blocks once; run it twice, and the second run finds them.
+#include <algorithm>
 #include <cstdio>
 #include <numeric>
 

@@ -201,7 +201,7 @@ typedef struct cmpool_stat {
 CMPOOL_API cmpool_code cmpool_open(const char* uri, const cmpool_namespace* space, cmpool_pool** pool,
                                    cmpool_error* error);
 /// Ends what is on its way: such calls are done, with misses. Leases and calls stay valid handles, which
-/// somebody must still give back. NULL is fine.
+/// somebody must still give back. No other thread may be in a call on the pool. NULL is fine.
 CMPOOL_API void cmpool_close(cmpool_pool* pool);
 
 /// OK when calls reach a pool; else what keeps them from it. `status` is filled in either case.
