@@ -2,7 +2,7 @@
 #include "pool.h"
 
 #include <algorithm>
-#include <cstring>
+#include <span>
 
 #include <cmpool/testing/daemon.h>
 
@@ -100,21 +100,28 @@ TEST_CASE("C: calls on their way have a limit, and closing the pool ends them wi
     Daemon daemon;
     auto pool = abi::open(daemon.uri("?deadline_ms=20000&transport=tcp"));
     const auto keys = abi::chain(pool.get(), 1);
+    abi::Blocks blocks(pool.get(), keys, 1000);
     daemon.freeze();
     std::vector<cmpool_call*> calls(CMPOOL_CALLS_MAX);
     auto error = abi::no_error();
-    for (auto*& call : calls)
-        REQUIRE(cmpool_start_exists(pool.get(), keys.data(), 1, nullptr, &call, &error) == CMPOOL_OK);
     cmpool_call* more = nullptr;
+    for (std::size_t at = 0; at < CMPOOL_PUTS_MAX; ++at)
+        REQUIRE(cmpool_start_put(pool.get(), blocks.puts.data(), 1, nullptr, &calls[at], &error) ==
+                CMPOOL_OK);
+    CHECK(cmpool_start_put(pool.get(), blocks.puts.data(), 1, nullptr, &more, &error) == CMPOOL_AGAIN);
+    for (auto*& call : std::span(calls).subspan(CMPOOL_PUTS_MAX))
+        REQUIRE(cmpool_start_exists(pool.get(), keys.data(), 1, nullptr, &call, &error) == CMPOOL_OK);
     CHECK(cmpool_start_exists(pool.get(), keys.data(), 1, nullptr, &more, &error) == CMPOOL_AGAIN);
     CHECK(more == nullptr);
     pool.reset();
     cmpool_result result{.size = sizeof result};
     CHECK(std::ranges::all_of(calls, [](const auto* call) { return cmpool_call_done(call) != 0; }));
-    CHECK(cmpool_finish(calls[0], &result, 1, &error) == CMPOOL_PEER_DOWN);
+    CHECK(cmpool_finish(calls.back(), &result, 1, &error) == CMPOOL_PEER_DOWN);
     CHECK(std::string(error.text) == "the client was closed");
     CHECK(result.outcome == CMPOOL_MISS);
-    for (std::size_t at = 1; at < calls.size(); ++at) cmpool_drop(calls[at]);
+    CHECK(cmpool_finish(calls.front(), &result, 1, &error) == CMPOOL_PEER_DOWN);
+    CHECK(result.outcome == CMPOOL_DROPPED);
+    for (auto* call : std::span(calls).subspan(1, calls.size() - 2)) cmpool_drop(call);
     daemon.thaw();
     CHECK(daemon.stop());
 }

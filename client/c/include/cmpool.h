@@ -38,6 +38,7 @@ extern "C" {
 #define CMPOOL_PIECES_MAX (1u << 20)                   ///< pieces of memory of one call
 #define CMPOOL_TOKENS_MAX (1u << 26)                   ///< of one cmpool_chain()
 #define CMPOOL_CALLS_MAX 1024u                         ///< started and not finished, of one pool
+#define CMPOOL_PUTS_MAX 3u                             ///< of them, puts that are not done yet
 #define CMPOOL_DEADLINE_NS_MAX INT64_C(3600000000000)  ///< of one call: an hour
 
 // ---- codes ----

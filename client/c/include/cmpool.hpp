@@ -1,9 +1,7 @@
 /// cmpool in C++20: cmpool.h with values that own themselves. It is compiled into its user, over the C border
-/// alone, so that it may be built by another compiler than the library. What cmpool.h says of lifetime, threads,
-/// limits and errors holds here too; nothing throws but allocations of the results' own vectors.
+/// alone, so that it may be built by another compiler than the library. What cmpool.h says of lifetime,
+/// threads, limits and errors holds here too; nothing throws but allocations of the results' own vectors.
 #pragma once
-
-#include <cmpool.h>
 
 #include <chrono>
 #include <cstddef>
@@ -16,6 +14,8 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include <cmpool.h>
 
 namespace cmpool {
 inline namespace v0 {
@@ -63,7 +63,7 @@ private:
 using Digest = cmpool_digest;
 
 struct Namespace {
-    std::string tenant, model, revision, dtype, layout, parallel, engine;
+    std::string tenant{}, model{}, revision{}, dtype{}, layout{}, parallel{}, engine{};
     std::uint32_t block_tokens = 0;  ///< 0: opaque keys, no chains
     std::uint32_t group_blocks = 0;  ///< 0: 64
 };
@@ -365,8 +365,8 @@ public:
         const auto how = inside::as_c(options);
         cmpool_lease* lease = nullptr;
         inside::Told told;
-        const auto code = cmpool_match(handle_.get(), chain.data(), chain.size(), &how, &lease, nullptr,
-                                       &told.error);
+        const auto code =
+            cmpool_match(handle_.get(), chain.data(), chain.size(), &how, &lease, nullptr, &told.error);
         return {lease, told.trouble(code)};
     }
     [[nodiscard]] Report get(std::span<const Get> items, const Options& options = {}) const {
@@ -397,7 +397,8 @@ public:
     }
 
     // ---- asynchronous: blocks' memory stays where it is until the call is done ----
-    [[nodiscard]] Expected<Call> start_match(std::span<const Digest> chain, const Options& options = {}) const {
+    [[nodiscard]] Expected<Call> start_match(std::span<const Digest> chain,
+                                             const Options& options = {}) const {
         return start(chain.size(), true, options, [&](auto... rest) {
             return cmpool_start_match(handle_.get(), chain.data(), chain.size(), rest...);
         });
@@ -414,12 +415,14 @@ public:
             return cmpool_start_put(handle_.get(), named.items.data(), items.size(), rest...);
         });
     }
-    [[nodiscard]] Expected<Call> start_exists(std::span<const Digest> keys, const Options& options = {}) const {
+    [[nodiscard]] Expected<Call> start_exists(std::span<const Digest> keys,
+                                              const Options& options = {}) const {
         return start(keys.size(), false, options, [&](auto... rest) {
             return cmpool_start_exists(handle_.get(), keys.data(), keys.size(), rest...);
         });
     }
-    [[nodiscard]] Expected<Call> start_remove(std::span<const Digest> keys, const Options& options = {}) const {
+    [[nodiscard]] Expected<Call> start_remove(std::span<const Digest> keys,
+                                              const Options& options = {}) const {
         return start(keys.size(), false, options, [&](auto... rest) {
             return cmpool_start_remove(handle_.get(), keys.data(), keys.size(), rest...);
         });

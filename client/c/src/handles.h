@@ -20,10 +20,11 @@ namespace cmpool::c {
 ///   Threads  whoever holds `turn`
 struct Core {
     std::timed_mutex turn;
-    std::unique_ptr<client::PoolClient> client;  ///< none once it is closed
-    Nanos deadline{};                            ///< the URI's
-    std::uint32_t group_blocks = 0;              ///< the namespace's
-    std::size_t calls = 0;                       ///< started, and neither finished nor dropped
+    std::unique_ptr<client::PoolClient> client;    ///< none once it is closed
+    Nanos deadline{};                              ///< the URI's
+    std::uint32_t group_blocks = 0;                ///< the namespace's
+    std::size_t calls = 0;                         ///< started, and neither finished nor dropped
+    std::vector<const cmpool_call*> puts_started;  ///< of them, at most CMPOOL_PUTS_MAX that are not done
     // Of blocking calls, so that their memory is asked for once.
     GetBatch gets;
     PutBatch puts;

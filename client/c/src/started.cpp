@@ -39,11 +39,20 @@ Result<void> keep_keys(cmpool_call& call, const cmpool_digest* keys, std::size_t
     return {};
 }
 
+/// A pool takes so many messages with blocks from a client at once; a call has up to four of them on their
+/// way, and one call more may be blocking.
+Result<void> check_puts(Core& core) {
+    std::erase_if(core.puts_started, [](const cmpool_call* put) { return put->done(); });
+    if (core.puts_started.size() < CMPOOL_PUTS_MAX) return {};
+    return fail(Errc::Again, "{} puts are on their way: wait for one of them first", CMPOOL_PUTS_MAX);
+}
+
 Result<void> not_done() { return fail(Errc::Again, "the call is not done yet"); }
 
 /// The call's own memory ends with it; `turn` is held meanwhile.
 void end(std::unique_ptr<cmpool_call>& call) noexcept {
     --call->core->calls;
+    std::erase(call->core->puts_started, call.get());
     call->report.reset();
     call->match.reset();
 }
@@ -80,8 +89,11 @@ cmpool_code cmpool_start_put(cmpool_pool* pool, const cmpool_put_item* items, si
                              const cmpool_options* options, cmpool_call** call, cmpool_error* error) {
     return start(pool, count, options, call, error,
                  [&](cmpool_call& made, client::PoolClient& client, const Options& how) -> Result<void> {
+                     if (auto free = check_puts(*made.core); !free) return free;
                      if (auto read = made.puts.read(items, count); !read) return read;
+                     made.core->puts_started.reserve(CMPOOL_PUTS_MAX);
                      made.report.emplace(client.start_put(made.puts.items, how.call));
+                     made.core->puts_started.push_back(&made);
                      return {};
                  });
 }
