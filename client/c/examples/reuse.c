@@ -11,7 +11,7 @@ static int failed(const char* what, const cmpool_error* error) {
 
 int main(int argc, char** argv) {
     const char* uri = argc > 1 ? argv[1] : "cmpool://127.0.0.1:7411";
-    const cmpool_namespace space = {.size = sizeof space, .model = "example", .dtype = "bytes"};
+    const cmpool_namespace space = {.size = sizeof space, .model = "greetings", .dtype = "bytes"};
     cmpool_error error = {.size = sizeof error};
     cmpool_pool* pool = NULL;
     if (cmpool_open(uri, &space, &pool, &error) != CMPOOL_OK) return failed("open", &error);
