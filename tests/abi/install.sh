@@ -59,6 +59,10 @@ export PKG_CONFIG_PATH=$library/pkgconfig
 read -ra flags <<<"$(pkg-config --cflags --libs cmpool)"
 "$cc" -std=c11 -Wall -Wextra -pedantic -Werror "$work/user/reuse.c" "${flags[@]}" -o "$work/reuse_pc"
 
+# Its header stands strict warnings also where the compiler is not told that it is somebody else's.
+"$cxx" -std=c++20 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wold-style-cast -Werror "$work/user/reuse.cpp" \
+    "${flags[@]}" -o "$work/reuse_pc_cpp"
+
 # Port 0 picks one, and the first line says which.
 mkfifo "$work/out"
 "$prefix/bin/cmpoold" --listen 127.0.0.1:0 --capacity 16M --data-dir "$work/data" --runtime-dir "$runtime/run" \
@@ -75,6 +79,7 @@ expect() {
 }
 expect "found 0 blocks, stored 6" "$work/build/reuse_cpp"
 expect "found 6 blocks, stored 0" "$work/build/reuse_cpp"
+expect "found 6 blocks, stored 0" "$work/reuse_pc_cpp"
 expect "stored 5 bytes" "$work/build/reuse_c"
 expect 'found "hello"' "$work/build/reuse_c"
 expect 'found "hello"' "$work/reuse_pc"

@@ -36,6 +36,7 @@ if(TARGET cmpool_python)
   list(APPEND CPACK_COMPONENTS_ALL python3-cmpool)
   set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_NAME python3-cmpool)
   set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_SECTION python)
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/tools/package/python3/prerm)
   math(EXPR next_python "${CMPOOL_PYTHON_MINOR} + 1")
   set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_DEPENDS
       "libcmpool0 (= ${PROJECT_VERSION}), python3 (>= 3.${CMPOOL_PYTHON_MINOR}), python3 (<< 3.${next_python})")

@@ -327,7 +327,8 @@ public:
         if (code != CMPOOL_OK) return told.failure(code);
         const inside::Handle<cmpool_stats, cmpool_stats_free> owned(read);
         std::vector<Statistic> all;
-        cmpool_stat one{.size = sizeof one};
+        cmpool_stat one{};
+        one.size = sizeof one;
         for (std::size_t index = 0; cmpool_stats_at(read, index, &one) == CMPOOL_OK; ++index)
             all.push_back({one.name, one.value});
         return all;

@@ -87,6 +87,7 @@ cmpool_code cmpool_read_status(cmpool_pool* pool, cmpool_status* status, cmpool_
     return guarded(error, [&]() -> Result<void> {
         if (status == nullptr) return fail(missing("status"));
         if (auto fine = check_size<cmpool_status>(status->size); !fine) return fine;
+        write_sized(status, status->size, cmpool_status{});
         auto entered = enter(pool, nullptr);
         if (!entered) return fail(entered.error());
         const auto seen = pool->core->client->status();
