@@ -46,23 +46,40 @@ cmpool_digest read_key(py::handle from) {
     return key;
 }
 
-std::vector<cmpool_digest> read_keys(const py::object& from) {
-    if (py::isinstance<Chain>(from)) return from.cast<const Chain&>().keys;
-    std::vector<cmpool_digest> keys;
-    for (const auto& each : from) keys.push_back(read_key(each));
-    return keys;
-}
+/// What a caller names: a chain, which is looked at where it is, or a list of keys.
+///
+///   Lifetime  the caller holds `from` longer
+class Keys {
+public:
+    explicit Keys(const py::object& from) : chain_(py::isinstance<Chain>(from)) {
+        if (chain_) {
+            all_ = &from.cast<const Chain&>().keys;
+        } else {
+            for (const auto& each : from) own_.push_back(read_key(each));
+        }
+    }
+    Keys(const Keys&) = delete;
+    Keys& operator=(const Keys&) = delete;
 
-/// Which keys `blocks` buffers belong to: those of a chain from `first` on, or a list of as many.
-std::vector<cmpool_digest> keys_of(const py::object& from, std::size_t blocks, std::size_t first) {
-    auto keys = read_keys(from);
-    const bool chain = py::isinstance<Chain>(from);
-    if (chain ? first > keys.size() || blocks > keys.size() - first : first != 0 || blocks != keys.size())
+    [[nodiscard]] bool chain() const noexcept { return chain_; }
+    [[nodiscard]] const cmpool_digest* data() const noexcept { return all_->data(); }
+    [[nodiscard]] std::size_t size() const noexcept { return all_->size(); }
+    [[nodiscard]] const cmpool_digest& operator[](std::size_t index) const { return (*all_)[index]; }
+
+    /// Errors: ValueError where `blocks` buffers are not those of a chain from `first` on, or of a list of as
+    /// many keys.
+    void check(std::size_t blocks, std::size_t first) const {
+        if (chain_ ? first <= size() && blocks <= size() - first : first == 0 && blocks == size()) return;
         throw py::value_error("expected a buffer for each key, saw " + std::to_string(blocks) +
                               " buffers, beginning at " + std::to_string(first) + ", for " +
-                              std::to_string(keys.size()) + " keys");
-    return keys;
-}
+                              std::to_string(size()) + " keys");
+    }
+
+private:
+    bool chain_;
+    std::vector<cmpool_digest> own_;
+    const std::vector<cmpool_digest>* all_ = &own_;
+};
 
 template <class Ask>
 Report report_of(std::size_t count, Ask&& ask) {
@@ -210,19 +227,20 @@ py::bytes Pool::key(const py::object& own_key) const {
 }
 
 std::unique_ptr<Batch> Pool::gets(const py::object& keys, const py::sequence& into, std::size_t first) const {
-    const auto named = keys_of(keys, into.size(), first);
-    const bool chain = py::isinstance<Chain>(keys);
+    const Keys named(keys);
+    named.check(into.size(), first);
     const auto pool = handle();
     auto batch = std::make_unique<Batch>();
     batch->read(into, true);
     std::size_t begin = 0;
     for (std::size_t at = 0; at < batch->ends.size(); ++at) {
         const auto position = static_cast<std::uint32_t>(first + at);
-        batch->gets.push_back({.size = sizeof(cmpool_get_item),
-                               .key = named[first + at],
-                               .into = batch->into.data() + begin,
-                               .into_count = batch->ends[at] - begin,
-                               .group = chain ? cmpool_group(pool.get(), named.data(), position) : 0});
+        batch->gets.push_back(
+            {.size = sizeof(cmpool_get_item),
+             .key = named[first + at],
+             .into = batch->into.data() + begin,
+             .into_count = batch->ends[at] - begin,
+             .group = named.chain() ? cmpool_group(pool.get(), named.data(), position) : 0});
         begin = batch->ends[at];
     }
     return batch;
@@ -230,22 +248,23 @@ std::unique_ptr<Batch> Pool::gets(const py::object& keys, const py::sequence& in
 
 std::unique_ptr<Batch> Pool::puts(const py::object& keys, const py::sequence& from, std::size_t first,
                                   std::uint32_t cost_us) const {
-    const auto named = keys_of(keys, from.size(), first);
-    const bool chain = py::isinstance<Chain>(keys);
+    const Keys named(keys);
+    named.check(from.size(), first);
     const auto pool = handle();
     auto batch = std::make_unique<Batch>();
     batch->read(from, false);
     std::size_t begin = 0;
     for (std::size_t at = 0; at < batch->ends.size(); ++at) {
         const auto position = static_cast<std::uint32_t>(first + at);
-        batch->puts.push_back({.size = sizeof(cmpool_put_item),
-                               .key = named[first + at],
-                               .parent = chain && position > 0 ? named[position - 1] : cmpool_digest{},
-                               .from = batch->from.data() + begin,
-                               .from_count = batch->ends[at] - begin,
-                               .group = chain ? cmpool_group(pool.get(), named.data(), position) : 0,
-                               .position = chain ? position : 0,
-                               .cost_us = cost_us});
+        batch->puts.push_back(
+            {.size = sizeof(cmpool_put_item),
+             .key = named[first + at],
+             .parent = named.chain() && position > 0 ? named[position - 1] : cmpool_digest{},
+             .from = batch->from.data() + begin,
+             .from_count = batch->ends[at] - begin,
+             .group = named.chain() ? cmpool_group(pool.get(), named.data(), position) : 0,
+             .position = named.chain() ? position : 0,
+             .cost_us = cost_us});
         begin = batch->ends[at];
     }
     return batch;
@@ -253,7 +272,7 @@ std::unique_ptr<Batch> Pool::puts(const py::object& keys, const py::sequence& fr
 
 Lease Pool::match(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     cmpool_lease* lease = nullptr;
     std::size_t blocks = 0;
@@ -285,7 +304,7 @@ Report Pool::put(const py::object& keys, const py::sequence& from, std::size_t f
 
 Report Pool::exists(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     return report_of(named.size(), [&](auto* results, auto* told) {
         return cmpool_exists(pool.get(), named.data(), named.size(), &options, results, told);
@@ -294,7 +313,7 @@ Report Pool::exists(const py::object& keys, const How& how) const {
 
 Report Pool::remove(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     return report_of(named.size(), [&](auto* results, auto* told) {
         return cmpool_remove(pool.get(), named.data(), named.size(), &options, results, told);
@@ -303,7 +322,7 @@ Report Pool::remove(const py::object& keys, const How& how) const {
 
 std::unique_ptr<Call> Pool::start_match(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     cmpool_call* call = nullptr;
     auto error = no_error();
@@ -343,7 +362,7 @@ std::unique_ptr<Call> Pool::start_put(const py::object& keys, const py::sequence
 
 std::unique_ptr<Call> Pool::start_exists(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     cmpool_call* call = nullptr;
     auto error = no_error();
@@ -355,7 +374,7 @@ std::unique_ptr<Call> Pool::start_exists(const py::object& keys, const How& how)
 
 std::unique_ptr<Call> Pool::start_remove(const py::object& keys, const How& how) const {
     const auto pool = handle();
-    const auto named = read_keys(keys);
+    const Keys named(keys);
     const auto options = how.options();
     cmpool_call* call = nullptr;
     auto error = no_error();
