@@ -31,28 +31,31 @@ class AsyncPool:
         self._settle()
 
     async def match(self, keys, **options):
-        return await self._run(self._pool.start_match(keys, **options))
+        return await self._ask(self._pool.start_match, keys, **options)
 
     async def get(self, keys, into, first=0, **options):
-        return await self._run(self._pool.start_get(keys, into, first, **options))
+        return await self._ask(self._pool.start_get, keys, into, first, **options)
 
     async def put(self, keys, blocks, first=0, **options):
+        return await self._ask(self._pool.start_put, keys, blocks, first, **options)
+
+    async def exists(self, keys, **options):
+        return await self._ask(self._pool.start_exists, keys, **options)
+
+    async def remove(self, keys, **options):
+        return await self._ask(self._pool.start_remove, keys, **options)
+
+    async def _ask(self, start, *arguments, **options):
         while True:
             try:
-                call = self._pool.start_put(keys, blocks, first, **options)
+                call = start(*arguments, **options)
             except Again:
                 if not self._calls:
                     raise
-                # A pool takes few puts at once; each of those before this one ends by its deadline.
+                # Only so many may be on their way; each of those before this one ends by its deadline.
                 await self._next_end()
             else:
                 return await self._run(call)
-
-    async def exists(self, keys, **options):
-        return await self._run(self._pool.start_exists(keys, **options))
-
-    async def remove(self, keys, **options):
-        return await self._run(self._pool.start_remove(keys, **options))
 
     def _next_end(self):
         if self._ended is None:
