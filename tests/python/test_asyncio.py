@@ -109,3 +109,19 @@ def test_closing_ends_what_is_awaited_with_misses(daemon):
         daemon.thaw()
 
     run(work())
+
+
+def test_what_one_loop_has_left_does_not_disturb_the_next(daemon):
+    with cmpool.Pool(daemon.uri("tcp"), model="m", dtype="u8") as pool:
+        ours = AsyncPool(pool)
+        key = pool.key(b"x")
+
+        async def leave():
+            asyncio.create_task(ours.exists([key], deadline=0.2))
+            await asyncio.sleep(0)
+
+        daemon.freeze()
+        asyncio.run(leave())
+        daemon.thaw()
+        report = run(ours.put([key], [b"bytes"], deadline=10))
+        assert report.outcomes in ([Outcome.STORED], [Outcome.DROPPED])

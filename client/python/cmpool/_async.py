@@ -24,9 +24,7 @@ class AsyncPool:
 
     def close(self):
         """Closes the pool, and ends what is awaited, with misses."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._fd = -1
+        self._unwatch()
         self._pool.close()
         self._settle()
 
@@ -67,8 +65,14 @@ class AsyncPool:
             return call.result()
         loop = asyncio.get_running_loop()
         if self._calls and loop is not self._loop:
-            call.wait()
-            raise RuntimeError("an AsyncPool serves one event loop: make another one for this loop")
+            if not self._loop.is_closed():
+                raise RuntimeError("an AsyncPool serves one event loop: make another one for this loop")
+            # Nobody waits for what an ended loop has left, but for its buffers.
+            for left in self._calls:
+                left.wait()
+            self._calls.clear()
+            self._ended = None
+            self._unwatch()
         future = loop.create_future()
         if not self._calls:
             self._loop, self._fd = loop, self._pool.fileno()
@@ -95,6 +99,10 @@ class AsyncPool:
                 future.set_result(call.result())
             except Exception as error:
                 future.set_exception(error)
-        if not self._calls and self._fd >= 0:
+        if not self._calls:
+            self._unwatch()
+
+    def _unwatch(self):
+        if self._fd >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
-            self._fd = -1
+        self._fd = -1
