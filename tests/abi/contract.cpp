@@ -18,6 +18,21 @@ const char* const kTransports[]{"shm", "tcp"};
 // Long, so that a loaded machine does not change what a test is about.
 const std::string kPatient = "?deadline_ms=20000&transport=";
 
+/// By its name; so much that no test expects it where there is none.
+std::uint64_t statistic(cmpool_pool* pool, const std::string& name) {
+    cmpool_stats* stats = nullptr;
+    REQUIRE(cmpool_read_stats(pool, nullptr, &stats, nullptr) == CMPOOL_OK);
+    std::uint64_t found = UINT64_MAX;
+    cmpool_stat one{.size = sizeof one};
+    for (std::size_t at = 0; at < cmpool_stats_count(stats); ++at) {
+        REQUIRE(cmpool_stats_at(stats, at, &one) == CMPOOL_OK);
+        if (one.name == name) found = one.value;
+    }
+    CHECK(cmpool_stats_at(stats, cmpool_stats_count(stats), &one) == CMPOOL_INVALID);
+    cmpool_stats_free(stats);
+    return found;
+}
+
 }  // namespace
 
 TEST_CASE("C: what was put is matched, got, seen and removed") {
@@ -126,20 +141,25 @@ TEST_CASE("C: a program in C alone finds all it needs in one header") {
     CHECK(daemon.stop());
 }
 
-TEST_CASE("C: statistics by name") {
+TEST_CASE("C: a lease is held until it is given back") {
     Daemon daemon;
     const auto pool = abi::open(daemon.uri(kPatient + "tcp"));
-    cmpool_stats* stats = nullptr;
-    REQUIRE(cmpool_read_stats(pool.get(), nullptr, &stats, nullptr) == CMPOOL_OK);
-    bool capacity = false;
-    cmpool_stat one{.size = sizeof one};
-    for (std::size_t at = 0; at < cmpool_stats_count(stats); ++at) {
-        REQUIRE(cmpool_stats_at(stats, at, &one) == CMPOOL_OK);
-        capacity = capacity || (std::string(one.name) == "capacity_bytes" && one.value > 0);
-    }
-    CHECK(capacity);
-    CHECK(cmpool_stats_at(stats, cmpool_stats_count(stats), &one) == CMPOOL_INVALID);
-    cmpool_stats_free(stats);
+    const auto keys = abi::chain(pool.get(), 1);
+    abi::Blocks blocks(pool.get(), keys, 100);
+    REQUIRE(cmpool_put(pool.get(), blocks.puts.data(), 1, nullptr, nullptr, nullptr) == CMPOOL_OK);
+    CHECK(statistic(pool.get(), "blocks") == 1);
+    CHECK(statistic(pool.get(), "leases") == 0);
+    cmpool_lease* lease = nullptr;
+    CHECK(cmpool_match(pool.get(), keys.data(), 1, nullptr, &lease, nullptr, nullptr) == CMPOOL_OK);
+    CHECK(statistic(pool.get(), "leases") == 1);
+    cmpool_release(lease);
+    CHECK(statistic(pool.get(), "leases") == 0);
+    CHECK(cmpool_match(pool.get(), keys.data(), 1, nullptr, nullptr, nullptr, nullptr) == CMPOOL_OK);
+    CHECK(statistic(pool.get(), "leases") == 0);
+    cmpool_call* call = nullptr;
+    REQUIRE(cmpool_start_match(pool.get(), keys.data(), 1, nullptr, &call, nullptr) == CMPOOL_OK);
+    cmpool_drop(call);
+    CHECK(statistic(pool.get(), "leases") == 0);
     CHECK(daemon.stop());
 }
 
