@@ -21,6 +21,7 @@ install(FILES ${CMAKE_BINARY_DIR}/cmpool.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/
 # The service, which systemd starts as a user of its own.
 set(packaging ${CMAKE_CURRENT_LIST_DIR}/../package)
 install(FILES ${packaging}/cmpoold.service DESTINATION lib/systemd/system COMPONENT cmpool)
+install(FILES ${packaging}/cmpool.tmpfiles DESTINATION lib/tmpfiles.d RENAME cmpool.conf COMPONENT cmpool)
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/cmpool RENAME copyright COMPONENT cmpool)
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/libcmpool0 RENAME copyright
     COMPONENT libcmpool0)
