@@ -6,7 +6,7 @@ from cmpool._errors import Again
 
 
 class AsyncPool:
-    """Awaits calls on `pool`, which may be asked in other ways too.
+    """Awaits calls on `pool`. Other threads open pools of their own: who waits at this one keeps the loop waiting.
 
     A task that is cancelled leaves its call to end by itself; the call's buffers are kept until then.
     """
