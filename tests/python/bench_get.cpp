@@ -1,4 +1,4 @@
-// What bench.py compares with: the same gets, by the C++ client itself. A line of input is a slice's time to
+// What bench_get.py compares with: the same gets, by the C++ client itself. A line of input is a slice's time to
 // work; the answer is how many blocks a second it got.
 #include <chrono>
 #include <cstdlib>
