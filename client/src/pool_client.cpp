@@ -385,6 +385,9 @@ Result<void> PoolClient::change_member(std::string_view who, const MemberChange&
     return {};
 }
 
+void PoolClient::wait(const Pending<Match>& call) { inside_->wait_for(call.state_->call->done()); }
+void PoolClient::wait(const Pending<Report>& call) { inside_->wait_for(call.state_->call->done()); }
+
 void PoolClient::progress() { inside_->progress(); }
 
 Instant PoolClient::next_deadline() const noexcept { return inside_->next_deadline(); }

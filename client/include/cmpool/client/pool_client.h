@@ -285,6 +285,9 @@ public:
     [[nodiscard]] Pending<Report> start_put(std::span<const PutItem> items, const CallOptions& options = {});
     [[nodiscard]] Pending<Report> start_exists(std::span<const Digest> keys, const CallOptions& options = {});
     [[nodiscard]] Pending<Report> start_remove(std::span<const Digest> keys, const CallOptions& options = {});
+    /// Returns when the call is done: by its deadline at the latest.
+    void wait(const Pending<Match>& call);
+    void wait(const Pending<Report>& call);
     /// Moves everything that is on its way; never waits.
     void progress();
     /// Readable when progress() has something to do, deadlines included. Made at the first call.

@@ -1,0 +1,46 @@
+# cpack -G DEB: a package a component.
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME cmpool)
+set(CPACK_PACKAGE_VENDOR cmpool)
+set(CPACK_PACKAGE_CONTACT "cmpool maintainers <cmpool@localhost>")
+set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE
+    WORLD_READ WORLD_EXECUTE)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_GROUPING IGNORE)
+set(CPACK_COMPONENTS_ALL cmpool libcmpool0 libcmpool-dev)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR}/lib)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CPACK_DEBIAN_CMPOOL_PACKAGE_NAME cmpool)
+set(CPACK_DEBIAN_CMPOOL_PACKAGE_SECTION net)
+set(CPACK_DEBIAN_CMPOOL_DESCRIPTION "memory pool for LLM serving: server and tools
+ cmpoold keeps KV-cache and model blocks in this host's memory for every engine
+ that asks; cmpool-cli looks into it.")
+set(CPACK_DEBIAN_CMPOOL_PACKAGE_DEPENDS "init-system-helpers, passwd")
+set(CPACK_DEBIAN_CMPOOL_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/tools/package/postinst ${CMAKE_SOURCE_DIR}/tools/package/prerm ${CMAKE_SOURCE_DIR}/tools/package/postrm)
+set(CPACK_DEBIAN_LIBCMPOOL0_PACKAGE_NAME libcmpool0)
+set(CPACK_DEBIAN_LIBCMPOOL0_PACKAGE_SECTION libs)
+set(CPACK_DEBIAN_LIBCMPOOL0_PACKAGE_GENERATE_SHLIBS ON)
+set(CPACK_DEBIAN_LIBCMPOOL0_DESCRIPTION "memory pool for LLM serving: client library
+ What an engine links to match, get and put blocks of a cmpool.")
+set(CPACK_DEBIAN_LIBCMPOOL-DEV_PACKAGE_NAME libcmpool-dev)
+set(CPACK_DEBIAN_LIBCMPOOL-DEV_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_LIBCMPOOL-DEV_PACKAGE_DEPENDS "libcmpool0 (= ${PROJECT_VERSION})")
+set(CPACK_DEBIAN_LIBCMPOOL-DEV_DESCRIPTION "memory pool for LLM serving: headers of the client library
+ cmpool.h for C, cmpool.hpp for C++20; files for CMake and pkg-config.")
+if(TARGET cmpool_python)
+  list(APPEND CPACK_COMPONENTS_ALL python3-cmpool)
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_NAME python3-cmpool)
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_SECTION python)
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/tools/package/python3/prerm)
+  math(EXPR next_python "${CMPOOL_PYTHON_MINOR} + 1")
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_PACKAGE_DEPENDS
+      "libcmpool0 (= ${PROJECT_VERSION}), python3 (>= 3.${CMPOOL_PYTHON_MINOR}), python3 (<< 3.${next_python})")
+  set(CPACK_DEBIAN_PYTHON3-CMPOOL_DESCRIPTION "memory pool for LLM serving: Python module
+ Blocks go from and to numpy arrays and other buffers without a copy.")
+endif()
+include(CPack)
