@@ -13,9 +13,13 @@ namespace {
 using client::Outcome;
 using namespace std::chrono_literals;
 
-/// All know of so many that serve, and nobody has anything to bring anywhere any more.
-void run_until_repaired(Team& team, std::size_t serving) {
-    team.run_while([&] { return !team.agreed(serving) || team.stat("repair_pending_groups") > 0; });
+/// All know the same view, a later one than `epoch`, in which so many serve, and nobody has anything to bring
+/// anywhere any more.
+void run_until_repaired(Team& team, std::size_t serving, std::uint64_t epoch = 0) {
+    team.run_while([&] {
+        return !team.agreed(serving) || team.head().view().epoch <= epoch ||
+               team.stat("repair_pending_groups") > 0;
+    });
 }
 
 /// How many blocks lie on an owner of theirs, counted once for each of the `replicas` owners.
@@ -71,11 +75,13 @@ TEST_CASE("a member that comes back empty is given its copies again") {
     ClientHost& client = team.client("engine", false);
     REQUIRE(team.put(client, team.all).count(Outcome::Stored) == team.all.size());
     const auto held = team.nodes[3]->stat("blocks");
+    const auto epoch = team.head().view().epoch;
     team.nodes[3]->crash();
     team.nodes[3]->restart();
-    run_until_repaired(team, 5);
+    run_until_repaired(team, 5, epoch);
     CHECK(team.nodes[3]->stat("blocks") == held);
     CHECK(copies_in_place(team) == 2 * team.all.size());
+    team.run_while([&] { return client.pool().status().members_ready != 5; });
     team.nodes[1]->crash();
     check_all_there(team, client, "after another crash");
 }
@@ -99,9 +105,10 @@ TEST_CASE("members with several shards, and as many shards as they like, repair 
     Team team({.replicas = 2, .server = {.capacity_bytes = 4 * MiB, .shards = 3}});
     ClientHost& client = team.client("engine", false);
     REQUIRE(team.put(client, team.all).count(Outcome::Stored) == team.all.size());
+    const auto epoch = team.head().view().epoch;
     team.nodes[2]->crash();
     team.nodes[2]->restart(2);
-    run_until_repaired(team, 5);
+    run_until_repaired(team, 5, epoch);
     team.nodes[1]->crash();
     run_until_repaired(team, 4);
     team.nodes[3]->crash();
@@ -110,7 +117,9 @@ TEST_CASE("members with several shards, and as many shards as they like, repair 
 
 // The repair keeps to its rate, and engines do not wait for it.
 TEST_CASE("a repair is as slow as it is told to be, and no call waits for it") {
-    Team::Options options{.replicas = 2};
+    Team::Options options{.replicas = 2,
+                          .server = {.capacity_bytes = 16 * MiB},
+                          .blocks = {.chains = 6, .chain_blocks_max = 40, .block_bytes_max = 48 * KiB}};
     options.server.repair_bytes_per_second = 64 * KiB;
     Team team(std::move(options));
     ClientHost& client = team.client("engine", false);
@@ -152,7 +161,10 @@ TEST_CASE("no block that two members hold is lost by one crash, whenever it come
     for (std::uint64_t seed = 1; seed <= 40; ++seed) {
         CAPTURE(seed);
         Rng rng(seed);
-        Team team({.members = 3 + rng.below(3), .replicas = 2, .server = {.capacity_bytes = 4 * MiB, .shards = 1 + static_cast<std::uint32_t>(rng.below(2))}});
+        Team team(
+            {.members = 3 + rng.below(3),
+             .replicas = 2,
+             .server = {.capacity_bytes = 4 * MiB, .shards = 1 + static_cast<std::uint32_t>(rng.below(2))}});
         ClientHost& client = team.client("engine", false);
         team.world.plan().delay_long = rng.chance(0.5) ? 0.03 : 0;
         team.world.plan().reorder_message = rng.chance(0.5) ? 0.2 : 0;
@@ -174,9 +186,10 @@ TEST_CASE("no block that two members hold is lost by one crash, whenever it come
         const auto all_there = [&](const char* when) {
             CAPTURE(when);
             for (const std::size_t block : committed) {
-                const auto holders = std::count_if(team.nodes.begin(), team.nodes.end(), [&](const auto& node) {
-                    return node->running() && node->holds(team.space.blocks[block].key);
-                });
+                const auto holders =
+                    std::count_if(team.nodes.begin(), team.nodes.end(), [&](const auto& node) {
+                        return node->running() && node->holds(team.space.blocks[block].key);
+                    });
                 CAPTURE(block);
                 CHECK(holders > 0);
             }
@@ -185,6 +198,7 @@ TEST_CASE("no block that two members hold is lost by one crash, whenever it come
         for (int crash = 0; crash < 3 && serving > 1; ++crash) {
             const std::size_t victim = 1 + rng.below(team.nodes.size() - 1);
             if (!team.nodes[victim]->running()) continue;
+            const auto epoch = team.head().view().epoch;
             team.world.at(team.world.clock().now() + Nanos(static_cast<std::int64_t>(rng.below(30'000'000))),
                           [&node = *team.nodes[victim]] { node.crash(); });
             put_some();
@@ -193,7 +207,7 @@ TEST_CASE("no block that two members hold is lost by one crash, whenever it come
             const bool back = rng.chance(0.5);
             if (back) team.nodes[victim]->restart();
             serving -= back ? 0 : 1;
-            run_until_repaired(team, serving);
+            run_until_repaired(team, serving, epoch);
             all_there("after the repair");
         }
         team.world.plan().delay_long = team.world.plan().reorder_message = team.world.plan().break_lane = 0;
