@@ -190,6 +190,14 @@ void DomainStore::settle(GroupId group, std::uint64_t key) {
     if (alive(group, key)) set_settled(group, true);
 }
 
+bool DomainStore::grown(GroupId group, std::uint64_t key, std::uint64_t inserts) const noexcept {
+    if (!alive(group, key)) return false;
+    for (ExtentId id = groups_[group].warmest; id != kNoExtent; id = map_[id].next) {
+        if (header(map_[id]).generation > inserts) return true;
+    }
+    return false;
+}
+
 GroupId DomainStore::next_unsettled(GroupWalk& walk, std::size_t& looks) const {
     while (!walk.ended && looks > 0) {
         --looks;

@@ -134,6 +134,10 @@ public:
     [[nodiscard]] std::uint64_t unsettled() const noexcept { return unsettled_; }
     /// The next one that is not settled. kNoGroup: `looks` are used up, or the walk has ended.
     [[nodiscard]] GroupId next_unsettled(GroupWalk& walk, std::size_t& looks) const;
+    /// Blocks that have ever come.
+    [[nodiscard]] std::uint64_t inserts() const noexcept { return inserts_; }
+    /// Whether some of its blocks have come later than so many of the store.
+    [[nodiscard]] bool grown(GroupId group, std::uint64_t key, std::uint64_t inserts) const noexcept;
     /// What places it.
     [[nodiscard]] std::uint64_t group_key(GroupId group) const noexcept { return groups_[group].key; }
     [[nodiscard]] std::uint32_t namespace_of(GroupId group) const noexcept {

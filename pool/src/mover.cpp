@@ -146,6 +146,7 @@ std::optional<Mover::Task> Mover::look_at(DomainStore& store, GroupId group) {
     }
     if (task.targets.empty()) return std::nullopt;
     task.own_rank = own.value_or(rank);
+    task.seen = store.inserts();
     task.blocks = store.blocks_of(group, kGroupBlocksMax);
     if (task.blocks.empty()) return std::nullopt;
     return task;
@@ -170,7 +171,7 @@ void Mover::conclude(Task& task) {
     });
     if (failed) {
         ++counts_.failures;
-    } else {
+    } else if (!task.store->grown(task.group, task.key, task.seen)) {
         task.store->settle(task.group, task.key);
     }
 }

@@ -86,6 +86,8 @@ public:
     void answered(std::uint64_t id, const wire::Body& answer);
     void lost(std::uint64_t id);
 
+    /// Whatever is put here now has to go elsewhere.
+    [[nodiscard]] bool drains() const noexcept { return drains_; }
     /// Nothing is left to do, and nobody owes an answer.
     [[nodiscard]] bool idle() const noexcept { return pending() == 0 && tasks_.empty(); }
     /// Groups that have still to be looked at, or to be brought somewhere.
@@ -114,6 +116,7 @@ private:
         std::uint64_t key = 0;
         std::uint32_t namespace_id = 0;
         std::uint32_t own_rank = 0;  ///< as many as there are owners: it is none of them
+        std::uint64_t seen = 0;      ///< blocks that had ever come when it was looked at
         std::vector<GroupBlock> blocks;
         std::vector<Target> targets;
         bool outdated = false;  ///< a view has come since

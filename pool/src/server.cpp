@@ -308,6 +308,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace&
                                                      kNamespacesPerPeerMax)});
     }
     ++peer.opening;
+    ++counts_.meta_questions;
     directory_.open_namespace(
         ask.spec, ask.fingerprint,
         {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key, .cluster_key = ask.cluster_key},
@@ -346,6 +347,7 @@ void ServerImpl::ask_meta(Peer& peer, std::uint64_t id, wire::Body question) {
                                                 kAsksPerPeerMax)});
     }
     ++peer.asking;
+    ++counts_.meta_questions;
     std::pair<std::uint64_t, std::uint64_t> joining{};
     if (const auto* join = std::get_if<wire::Join>(&question))
         joining = {join->member.node_id, join->member.incarnation};
@@ -517,6 +519,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"epoch", view_->epoch},
         {"members", static_cast<std::uint64_t>(std::ranges::count_if(
                         view_->members, [](const auto& member) { return member.owns(); }))},
+        {"meta_questions", counts_.meta_questions},
         {"repair_pending_groups", mover_.pending()},
         {"repair_blocks", mover_.counts().blocks},
         {"repair_bytes", mover_.counts().bytes},

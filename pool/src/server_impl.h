@@ -182,6 +182,7 @@ private:
         std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
         std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
         std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
+        std::uint64_t meta_questions = 0;
         std::uint64_t peers_refused = 0, peers_broken = 0, peers_stuck = 0;
     };
 

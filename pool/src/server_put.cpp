@@ -53,7 +53,7 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
              .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position,
              .group = item.group,
              .beside = space->last_put,
-             .unsettled = !space->by_member && peer.said_epoch < view_->epoch});
+             .unsettled = !space->by_member && (peer.said_epoch < view_->epoch || mover_.drains())});
         put->outcomes[index] = begun.refused.value_or(Outcome::Ok);
         if (begun.refused) continue;
         if (space->by_member) space->last_put = item.digest;

@@ -233,5 +233,86 @@ TEST_CASE("no block that two members hold is lost by one crash, whenever it come
     }
 }
 
+void set_state(Team& team, std::size_t node, model::MemberState state) {
+    bool changed = false;
+    team.head().office().ask(wire::ChangeMember{.member = team.nodes[node]->host(), .state = state}, {},
+                             [&](const Result<wire::Body>& answer) { changed = answer.has_value(); });
+    REQUIRE(changed);
+}
+
+TEST_CASE("who drains is read from until others have all of it, and then may go") {
+    for (const bool mapped : {true, false}) {
+        for (const std::uint32_t replicas : {1U, 2U}) {
+            CAPTURE(mapped);
+            CAPTURE(replicas);
+            Team::Options options{.replicas = replicas};
+            options.server.capacity_bytes = 16 * MiB;
+            options.server.shards = 2;
+            options.blocks.block_bytes_max = 48 * KiB;
+            options.server.repair_bytes_per_second = 256 * KiB;
+            Team team(std::move(options));
+            ClientHost& client = team.client("engine", mapped);
+            REQUIRE(team.put(client, team.all).count(Outcome::Stored) == team.all.size());
+            REQUIRE(team.nodes[4]->stat("blocks") > 0);
+            set_state(team, 4, model::MemberState::Draining);
+            team.run_while([&] { return !team.agreed(4) || client.pool().status().members != 4; });
+            std::size_t looks = 0;
+            for (; team.nodes[4]->stat("repair_pending_groups") > 0; ++looks) {
+                check_all_there(team, client, "while it drains");
+                team.run(20ms);
+                REQUIRE(looks < 3000);
+            }
+            CHECK(looks > 3);
+            CHECK(team.nodes[4]->stat("repair_refused_blocks") == 0);
+            set_state(team, 4, model::MemberState::Retired);
+            team.run_while([&] { return !team.agreed(4); });
+            CHECK(team.nodes[4]->stat("repair_pending_groups") == 0);
+            CHECK(copies_in_place(team) == replicas * team.all.size());
+            team.nodes[4]->stop();
+            team.run_while([&] { return !team.agreed(4); });
+            check_all_there(team, client, "when it has gone");
+        }
+    }
+}
+
+// The blocks that a chain goes on with have their parents where it drains, and not yet where they belong.
+TEST_CASE("chains that grow while their member drains are brought along") {
+    Team::Options options;
+    options.server.capacity_bytes = 16 * MiB;
+    options.blocks.block_bytes_max = 48 * KiB;
+    options.server.repair_bytes_per_second = 64 * KiB;
+    Team team(std::move(options));
+    ClientHost& client = team.client("engine", false);
+    std::vector<std::size_t> begun;
+    std::vector<std::size_t> grown;
+    for (const std::size_t block : team.all)
+        (team.space.blocks[block].position < 3 ? begun : grown).push_back(block);
+    REQUIRE(team.put(client, begun).count(Outcome::Stored) == begun.size());
+    set_state(team, 4, model::MemberState::Draining);
+    team.run_while([&] { return !team.agreed(4) || client.pool().status().members != 4; });
+    const auto report = team.put(client, grown);
+    CHECK(report.count(Outcome::Stored) == grown.size());
+    CHECK_FALSE(report.trouble);
+    team.run_while([&] { return team.nodes[4]->stat("repair_pending_groups") > 0; });
+    set_state(team, 4, model::MemberState::Retired);
+    team.nodes[4]->stop();
+    team.run_while([&] { return !team.agreed(4); });
+    check_all_there(team, client, "when it has gone");
+}
+
+TEST_CASE("one of two members drains, and the other has everything") {
+    Team team({.members = 2});
+    ClientHost& client = team.client("engine", false);
+    REQUIRE(team.put(client, team.all).count(Outcome::Stored) == team.all.size());
+    set_state(team, 1, model::MemberState::Draining);
+    team.run_while([&] { return !team.agreed(1) || client.pool().status().members != 1; });
+    check_all_there(team, client, "while it drains");
+    team.run_while([&] { return team.nodes[1]->stat("repair_pending_groups") > 0; });
+    set_state(team, 1, model::MemberState::Retired);
+    team.run_while([&] { return !team.agreed(1); });
+    team.nodes[1]->stop();
+    check_all_there(team, client, "when it has gone");
+}
+
 }  // namespace
 }  // namespace cmpool::testing

@@ -241,9 +241,9 @@ TEST_CASE("a node with another cluster's key joins nothing, and says why") {
         Cli({"node", "retire", "friend", "--pool", friendly.uri("?transport=shm"), "--json"}).json();
     CHECK(testing::comes_true([&] { return Cluster::knows(*pool, 1); }));
     const auto far = testing::open_pool(head.uri("?transport=tcp"));
-    const auto refused = far->change_member("friend", {.draining = false}, "no key");
+    const auto refused = far->change_member("friend", {.state = model::MemberState::Serving}, "no key");
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == Errc::Denied);
-    CHECK(far->change_member("friend", {.draining = false}, "one key"));
+    CHECK(far->change_member("friend", {.state = model::MemberState::Serving}, "one key"));
     CHECK(testing::comes_true([&] { return Cluster::knows(*pool, 2); }));
 }
