@@ -96,7 +96,7 @@ BlockView DomainStore::view(ExtentId id) const noexcept {
 
 // ---- groups: a list from warmest to coldest block, in which a parent is warmer than its children ----
 
-GroupId DomainStore::new_group(GroupId warmer, std::uint64_t key) {
+GroupId DomainStore::new_group(GroupId warmer) {
     if (free_groups_.empty()) {
         groups_.emplace_back();
         settled_.push_back(true);
@@ -104,7 +104,7 @@ GroupId DomainStore::new_group(GroupId warmer, std::uint64_t key) {
     }
     const GroupId group = free_groups_.back();
     free_groups_.pop_back();
-    groups_[group] = {.key = key};
+    groups_[group] = {};
     policy_.insert(group, warmer);
     return group;
 }
@@ -117,10 +117,12 @@ void DomainStore::join_group(ExtentId id, const BlockSpec& spec) {
     Extent& extent = map_[id];
     const bool alone = spec.begins_group || parent == kNoExtent;
     if (alone) {
-        extent.group = new_group(warmer == kNoExtent ? kNoGroup : map_[warmer].group,
-                                 spec.group != 0 ? spec.group : spec.digest.prefix());
+        extent.group = new_group(warmer == kNoExtent ? kNoGroup : map_[warmer].group);
+        if (spec.group != 0 && spec.group != spec.digest.prefix()) keys_[extent.group] = spec.group;
     } else {
         extent.group = map_[parent].group;
+        const bool second = groups_[extent.group].warmest == groups_[extent.group].coldest;
+        if (second) keys_.try_emplace(extent.group, group_key(extent.group));
     }
     if (spec.unsettled) set_settled(extent.group, false);
     extent.parent_tag = tag_of(spec.parent);
@@ -139,6 +141,7 @@ void DomainStore::leave_group(ExtentId id) {
     if (group.warmest == kNoExtent) {
         policy_.erase(extent.group);
         set_settled(extent.group, true);
+        keys_.erase(extent.group);
         free_groups_.push_back(extent.group);
     }
     extent.group = kNoGroup;
@@ -186,6 +189,11 @@ void DomainStore::settle_all() {
     settled_.assign(groups_.size(), true);
 }
 
+std::uint64_t DomainStore::group_key(GroupId group) const noexcept {
+    const auto known = keys_.find(group);
+    return known != keys_.end() ? known->second : header(map_[groups_[group].warmest]).digest.prefix();
+}
+
 void DomainStore::settle(GroupId group, std::uint64_t key) {
     if (alive(group, key)) set_settled(group, true);
 }
@@ -201,11 +209,10 @@ bool DomainStore::grown(GroupId group, std::uint64_t key, std::uint64_t inserts)
 GroupId DomainStore::next_unsettled(GroupWalk& walk, std::size_t& looks) const {
     while (!walk.ended && looks > 0) {
         --looks;
-        const bool goes_on = walk.at != kNoGroup && alive(walk.at, walk.key);
+        const bool goes_on = walk.at != kNoGroup && groups_[walk.at].warmest != kNoExtent;
         walk.at = goes_on ? policy_.colder(walk.at) : policy_.warmest();
         walk.ended = walk.at == kNoGroup;
         if (walk.ended) break;
-        walk.key = groups_[walk.at].key;
         if (!settled_[walk.at]) return walk.at;
     }
     return kNoGroup;

@@ -50,7 +50,6 @@ struct GroupBlock {
 /// A walk over a store's groups, from the warmest on. What is touched meanwhile may come twice.
 struct GroupWalk {
     GroupId at = kNoGroup;  ///< the last one that was looked at
-    std::uint64_t key = 0;
     bool ended = false;
 };
 
@@ -139,7 +138,7 @@ public:
     /// Whether some of its blocks have come later than so many of the store.
     [[nodiscard]] bool grown(GroupId group, std::uint64_t key, std::uint64_t inserts) const noexcept;
     /// What places it.
-    [[nodiscard]] std::uint64_t group_key(GroupId group) const noexcept { return groups_[group].key; }
+    [[nodiscard]] std::uint64_t group_key(GroupId group) const noexcept;
     [[nodiscard]] std::uint32_t namespace_of(GroupId group) const noexcept {
         return map_[groups_[group].warmest].namespace_id;
     }
@@ -166,7 +165,6 @@ private:
     struct Group {
         ExtentId warmest = kNoExtent;
         ExtentId coldest = kNoExtent;
-        std::uint64_t key = 0;
     };
 
     [[nodiscard]] model::BlockHeader& header(const Extent& extent) const noexcept;
@@ -179,9 +177,9 @@ private:
 
     void join_group(ExtentId id, const BlockSpec& spec);
     void leave_group(ExtentId id);
-    [[nodiscard]] GroupId new_group(GroupId warmer, std::uint64_t key);
+    [[nodiscard]] GroupId new_group(GroupId warmer);
     [[nodiscard]] bool alive(GroupId group, std::uint64_t key) const noexcept {
-        return groups_[group].warmest != kNoExtent && groups_[group].key == key;
+        return groups_[group].warmest != kNoExtent && group_key(group) == key;
     }
     void set_settled(GroupId group, bool settled);
     void end_writing(ExtentId id);
@@ -210,6 +208,8 @@ private:
     Lru policy_;
     std::vector<Group> groups_;
     std::vector<GroupId> free_groups_;
+    /// Of groups whose only block would not say: most have one, whose digest is the key.
+    std::unordered_map<GroupId, std::uint64_t> keys_;
     std::vector<bool> settled_;  ///< by group; of nobody's too
     std::uint64_t unsettled_ = 0;
     std::unordered_multiset<model::Digest> writing_;  ///< once for each writer

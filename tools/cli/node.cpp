@@ -104,7 +104,9 @@ Result<int> change(const ChangeOptions& options) {
 // ---- drain ----
 
 /// How often a draining member is asked how far it is.
-constexpr std::chrono::milliseconds kLook{200};
+constexpr std::chrono::milliseconds kDrainLook{200};
+/// How often, at most, until it answers for the first time.
+constexpr int kDrainFirstLooks = 25;
 
 struct DrainOptions {
     Common common;
@@ -119,7 +121,7 @@ struct Drained {
     std::uint64_t pending_groups = 0, blocks = 0, bytes = 0, refused_blocks = 0;
 };
 
-const model::Member* find(const model::View& view, const std::string& who) {
+const model::Member* find_member(const model::View& view, const std::string& who) {
     for (const auto& member : view.members) {
         if (member.name == who || member.address == who || fmt::format("{:016x}", member.node_id) == who)
             return &member;
@@ -127,7 +129,7 @@ const model::Member* find(const model::View& view, const std::string& who) {
     return nullptr;
 }
 
-Result<Drained> ask(client::PoolClient& pool, std::uint64_t node_id) {
+Result<Drained> ask_drained(client::PoolClient& pool, std::uint64_t node_id) {
     for (const auto& [member, statistics, trouble] : pool.member_stats()) {
         if (member.node_id != node_id) continue;
         if (trouble) return fail(*trouble);
@@ -144,43 +146,70 @@ Result<Drained> ask(client::PoolClient& pool, std::uint64_t node_id) {
     return fail(Errc::PeerDown, "expected the member to stay until it is drained, saw it leave");
 }
 
-/// Waits until nothing is left to move, and says how far it is. Errors: Deadline with how much is left.
-Result<Drained> watch(client::PoolClient& pool, std::uint64_t node_id, const DrainOptions& options) {
+void wait_for_more() {
+    const timespec time{.tv_sec = 0, .tv_nsec = Nanos(kDrainLook).count()};
+    ::nanosleep(&time, nullptr);
+}
+
+/// The same, of one that may still have to be connected to.
+Result<Drained> ask_drained_soon(client::PoolClient& pool, std::uint64_t node_id) {
+    auto seen = ask_drained(pool, node_id);
+    for (int look = 0; look < kDrainFirstLooks && !seen; ++look) {
+        wait_for_more();
+        seen = ask_drained(pool, node_id);
+    }
+    return seen;
+}
+
+/// Waits until nothing is left to move, and says what was moved since `before`. Errors: Deadline with how
+/// much is left.
+Result<Drained> watch_drain(client::PoolClient& pool, std::uint64_t node_id, const Drained& before,
+                            const DrainOptions& options) {
     const SystemClock clock;
-    const Instant begin = clock.now();
-    const Instant until = begin + std::chrono::seconds(options.limit_s);
+    const Instant until = clock.now() + std::chrono::seconds(options.limit_s);
     const std::uint64_t epoch = pool.view().epoch;
     Progress progress;
     progress.begin("groups moved");
-    std::optional<Drained> first;
     std::uint64_t most = 0;
-    for (;;) {
-        auto seen = ask(pool, node_id);
+    for (;; wait_for_more()) {
         // One answer may get lost; what is wrong for long shows by the limit.
+        const auto seen = ask_drained(pool, node_id);
         if (seen && seen->epoch >= epoch) {
-            if (!first) first = *seen;
-            most = std::max(most, seen->pending_groups);
-            progress.at(most - seen->pending_groups, most);
-            const Drained moved{seen->epoch, seen->pending_groups, seen->blocks - first->blocks,
-                                seen->bytes - first->bytes, seen->refused_blocks - first->refused_blocks};
-            if (seen->pending_groups == 0) return moved;
+            const Drained moved{.epoch = seen->epoch,
+                                .pending_groups = seen->pending_groups,
+                                .blocks = seen->blocks - before.blocks,
+                                .bytes = seen->bytes - before.bytes,
+                                .refused_blocks = seen->refused_blocks - before.refused_blocks};
+            if (moved.pending_groups == 0) return moved;
+            most = std::max(most, moved.pending_groups);
+            progress.at(most - moved.pending_groups, most);
             if (options.common.json) {
                 print_json({{"pending_groups", moved.pending_groups},
                             {"moved_blocks", moved.blocks},
                             {"moved_bytes", moved.bytes}});
             }
         }
-        if (clock.now() >= until) {
-            if (!seen) return fail(seen.error());
-            return fail(
-                Errc::Deadline,
-                "expected it to be drained within {} s, saw {} groups left: it drains on; ask again, or "
-                "see `cmpool-cli stats --cluster`",
-                options.limit_s, seen->pending_groups);
-        }
-        const timespec time{.tv_sec = 0, .tv_nsec = Nanos(kLook).count()};
-        ::nanosleep(&time, nullptr);
+        if (clock.now() < until) continue;
+        if (!seen) return fail(seen.error());
+        return fail(
+            Errc::Deadline,
+            "expected it to be drained within {} s, saw {} groups left: it drains on; ask again, or see "
+            "`cmpool-cli stats --cluster`",
+            options.limit_s, seen->pending_groups);
     }
+}
+
+void print_drained(const model::Member& member, const Drained& moved, double seconds, bool json) {
+    if (json) {
+        return print_json({{"node", member.name},
+                           {"state", "retired"},
+                           {"moved_blocks", moved.blocks},
+                           {"moved_bytes", moved.bytes},
+                           {"refused_blocks", moved.refused_blocks},
+                           {"seconds", seconds}});
+    }
+    fmt::print("{} is drained: {} blocks, {}, moved in {:.1f} s; {} found no room\n", member.name,
+               grouped(moved.blocks), format_bytes(moved.bytes), seconds, grouped(moved.refused_blocks));
 }
 
 Result<int> drain(const DrainOptions& options) {
@@ -190,30 +219,21 @@ Result<int> drain(const DrainOptions& options) {
     if (!pool) return fail(pool.error());
     const SystemClock clock;
     const Instant begin = clock.now();
-    const auto changed = (*pool)->change_member(options.who, {.state = model::MemberState::Draining}, *key);
-    if (!changed) return fail(changed.error());
     const auto view = (*pool)->view();
-    const auto* member = find(view, options.who);
+    const auto* member = find_member(view, options.who);
     if (member == nullptr)
-        return fail(Errc::Invalid, "expected a member of this name, address or id, saw {}", options.who);
-    const auto moved = watch(**pool, member->node_id, options);
+        return fail(Errc::Invalid, "expected a member's name, address or id, saw \"{}\"", options.who);
+    const auto id = fmt::format("{:016x}", member->node_id);
+    const auto before = ask_drained_soon(**pool, member->node_id);
+    if (!before) return fail(before.error());
+    const auto changed = (*pool)->change_member(id, {.state = model::MemberState::Draining}, *key);
+    if (!changed) return fail(changed.error());
+    const auto moved = watch_drain(**pool, member->node_id, *before, options);
     if (!moved) return fail(moved.error());
-    const auto retired = (*pool)->change_member(fmt::format("{:016x}", member->node_id),
-                                                {.state = model::MemberState::Retired}, *key);
+    const auto retired = (*pool)->change_member(id, {.state = model::MemberState::Retired}, *key);
     if (!retired) return fail(retired.error());
-    const double seconds = static_cast<double>((clock.now() - begin).count()) / 1e9;
-    if (options.common.json) {
-        print_json({{"node", member->name},
-                    {"state", "retired"},
-                    {"moved_blocks", moved->blocks},
-                    {"moved_bytes", moved->bytes},
-                    {"refused_blocks", moved->refused_blocks},
-                    {"seconds", seconds}});
-    } else {
-        fmt::print("{} is drained: {} blocks, {}, moved in {:.1f} s; {} found no room\n", member->name,
-                   grouped(moved->blocks), format_bytes(moved->bytes), seconds,
-                   grouped(moved->refused_blocks));
-    }
+    print_drained(*member, *moved, static_cast<double>((clock.now() - begin).count()) / 1e9,
+                  options.common.json);
     return kSuccess;
 }
 
