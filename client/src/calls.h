@@ -216,10 +216,12 @@ private:
     [[nodiscard]] bool send_payload(std::uint64_t part);
     void answered(std::uint64_t part, std::span<const std::uint32_t> asked, const wire::Outcomes& outcomes);
     void stored(std::uint32_t index, wire::Outcome outcome);
+    [[nodiscard]] bool put_elsewhere(std::uint32_t index);
 
     std::span<const PutItem> items_;
     std::vector<Measured> measured_;
-    Split accepted_;  ///< by shard
+    Split accepted_;                                                 ///< by shard
+    std::map<std::uint32_t, std::vector<std::uint32_t>> elsewhere_;  ///< by shard that drains
     std::uint64_t epoch_ = 0;
     std::vector<Asked> asked_;
     std::vector<Chunk> chunks_;

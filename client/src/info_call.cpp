@@ -11,8 +11,7 @@ constexpr std::uint64_t kCursorMask = (std::uint64_t{1} << kCursorBits) - 1;
 
 /// What does not add up over the shards of a server: they agree, or a client is at each of them.
 bool of_one_shard(std::string_view name) {
-    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "epoch" ||
-           name == "members";
+    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "members";
 }
 
 }  // namespace
@@ -75,6 +74,8 @@ void InfoCall::add(const wire::Stat& stat) {
                                     [&](const Statistic& each) { return each.name == stat.name; });
     if (known == stats_.end()) {
         stats_.push_back({stat.name, stat.value});
+    } else if (stat.name == "epoch") {
+        known->value = std::min(known->value, stat.value);  // what all of them know
     } else if (of_one_shard(stat.name)) {
         known->value = std::max(known->value, stat.value);
     } else {

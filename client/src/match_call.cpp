@@ -78,14 +78,16 @@ void MatchCall::go_on() {
     for (auto at = static_cast<std::uint32_t>(end); at < chain_.size(); ++at) {
         if (places[at * each].part != ended_part) continue;
         const auto next = shards().next(model::group_key(chain_, at, group_blocks), chain_[at], tried);
-        if (next) again[*next].push_back(at);
         if (!next && at == end) return;  // what comes behind it is of no use
+        // Where the run has ended nobody has looked what comes behind: groups that lie nowhere else are
+        // there.
+        again[next.value_or(parts[ended_part].shard)].push_back(at);
     }
     const std::size_t first = parts.size();
     for (const auto& [shard, blocks_there] : again) {
         Match::State::Part there;
         there.shard = shard;
-        there.tried = tried;
+        there.tried = shard == parts[ended_part].shard ? parts[ended_part].tried : tried;
         for (const std::uint32_t at : blocks_there) {
             for (std::uint32_t part = 0; part < each; ++part) {
                 places[at * each + part] = {static_cast<std::uint32_t>(parts.size()),

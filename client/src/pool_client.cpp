@@ -377,9 +377,8 @@ Result<void> PoolClient::change_member(std::string_view who, const MemberChange&
     wire::ChangeMember question{.member = std::string(who),
                                 .cluster_key = std::string(cluster_key),
                                 .weight = change.weight,
+                                .state = change.state,
                                 .forget = change.forget};
-    if (change.draining)
-        question.state = *change.draining ? model::MemberState::Draining : model::MemberState::Serving;
     const auto call = inside_->ask(options, std::move(question));
     if (const auto answer = call->take_answer(); !answer) return fail(answer.error());
     return {};

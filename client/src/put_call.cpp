@@ -59,11 +59,11 @@ void PutCall::begin() {
 // Owners by a view that the answers have brought get their copies too.
 void PutCall::go_on() {
     shards().catch_up();
-    if (!shards().cluster() || shards().epoch() == epoch_) return;
-    epoch_ = shards().epoch();
+    if (!shards().cluster()) return;
+    auto fresh = std::exchange(elsewhere_, {});
     accepted_.resize(std::max<std::size_t>(accepted_.size(), shards().count()));
-    std::map<std::uint32_t, std::vector<std::uint32_t>> fresh;
-    for (std::uint32_t index = 0; index < items_.size(); ++index) {
+    const bool moved = std::exchange(epoch_, shards().epoch()) != shards().epoch();
+    for (std::uint32_t index = 0; moved && index < items_.size(); ++index) {
         if (measured_[index].length == 0) continue;
         Shards::Owners owners;
         for (const std::uint32_t shard : shards().owners(items_[index].group, items_[index].key, owners)) {
@@ -201,9 +201,22 @@ void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {
               "the pool refused a block: it is larger than a segment, all memory is in use, or its bytes "
               "changed on the way"});
     }
-    if (outcome == wire::Outcome::Orphan) {
+    if (outcome == wire::Outcome::Orphan && !put_elsewhere(index)) {
         note({Errc::NoCapacity, "the pool refused a block whose parent it does not hold, or holds no more"});
     }
+}
+
+// Its parent has not been brought to the new owner yet: it lies where the one before drains, and whoever
+// brings the one brings the other.
+bool PutCall::put_elsewhere(std::uint32_t index) {
+    std::vector<std::uint32_t> asked;
+    for (std::uint32_t shard = 0; shard < accepted_.size(); ++shard) {
+        if (std::ranges::find(accepted_[shard], index) != accepted_[shard].end()) asked.push_back(shard);
+    }
+    const auto next = shards().next(items_[index].group, items_[index].key, asked);
+    if (next && std::ranges::find(elsewhere_[*next], index) == elsewhere_[*next].end())
+        elsewhere_[*next].push_back(index);
+    return next.has_value();
 }
 
 void PutCall::lost(std::uint64_t part, const Error& why) {

@@ -121,7 +121,13 @@ void Shards::adopt() {
         (owning == 1 && std::any_of(view.members.begin(), view.members.end(), [&](const auto& member) {
              return member.owns() && member.node_id == nodes_[home_].node_id;
          }));
-    if (alone) return placement_.reset();
+    const bool drained = std::any_of(view.members.begin(), view.members.end(),
+                                     [](const auto& member) { return member.drains(); });
+    if (alone && !drained) {
+        placement_.reset();
+        before_.reset();
+        return;
+    }
     const std::uint32_t replicas = std::clamp(home_session().replicas(), 1u, model::kReplicasMax);
     if (placement_ == nullptr || placement_->replicas() != replicas)
         placement_ = std::make_unique<model::Placement>(replicas);
@@ -132,6 +138,25 @@ void Shards::adopt() {
         if (member.node_id == 0) continue;
         if (const Node* node = node_of(member))
             node_of_seat_[seat] = static_cast<std::size_t>(node - nodes_.data());
+    }
+    drained ? seat_drainers(view, replicas) : before_.reset();
+}
+
+// Who drains has the blocks that it owned while it served, until others have them.
+void Shards::seat_drainers(const model::View& view, std::uint32_t replicas) {
+    model::View served = view;
+    for (auto& member : served.members) {
+        if (member.drains()) member.state = model::MemberState::Serving;
+    }
+    if (before_ == nullptr || before_->replicas() != replicas)
+        before_ = std::make_unique<model::Placement>(replicas);
+    before_->follow(served);
+    drainer_of_seat_.assign(before_->seats(), std::nullopt);
+    for (const auto& member : view.members) {
+        if (!member.drains()) continue;
+        const auto seat = before_->seat_of(member.node_id);
+        if (const Node* node = node_of(member))
+            drainer_of_seat_[seat] = static_cast<std::size_t>(node - nodes_.data());
     }
 }
 
@@ -181,14 +206,27 @@ std::uint32_t Shards::best_owner(std::uint64_t group) noexcept {
     return first.value_or(nodes_[home_].shards.front());
 }
 
+bool Shards::may_answer(std::uint32_t shard) const noexcept {
+    return !sessions_[shard]->hopeless() && !sessions_[shard]->refused();
+}
+
 std::optional<std::uint32_t> Shards::next(std::uint64_t group, const Digest& key,
                                           std::span<const std::uint32_t> asked) noexcept {
     if (placement_ == nullptr) return std::nullopt;
+    const auto unasked = [&](std::uint32_t shard) {
+        return may_answer(shard) && std::find(asked.begin(), asked.end(), shard) == asked.end();
+    };
     Owners into;
     for (const std::uint32_t shard : owners(group, key, into)) {
-        const Session& session = *sessions_[shard];
-        if (session.hopeless() || session.refused()) continue;
-        if (std::find(asked.begin(), asked.end(), shard) == asked.end()) return shard;
+        if (unasked(shard)) return shard;
+    }
+    if (before_ == nullptr) return std::nullopt;
+    const std::uint64_t whole = group != 0 ? group : key.prefix();
+    for (const auto seat : before_->owners(whole)) {
+        if (seat == model::Placement::kNobody) break;
+        if (!drainer_of_seat_[seat]) continue;
+        const std::uint32_t shard = of_node(nodes_[*drainer_of_seat_[seat]], whole);
+        if (unasked(shard)) return shard;
     }
     return std::nullopt;
 }

@@ -51,7 +51,7 @@ public:
     using Owners = std::array<std::uint32_t, model::kReplicasMax>;
     [[nodiscard]] std::span<const std::uint32_t> owners(std::uint64_t group, const Digest& key,
                                                         Owners& into) noexcept;
-    /// Another owner to ask, after those that were asked already.
+    /// Another owner to ask, after those that were asked already; then who owned it and drains.
     [[nodiscard]] std::optional<std::uint32_t> next(std::uint64_t group, const Digest& key,
                                                     std::span<const std::uint32_t> asked) noexcept;
     /// There are several members.
@@ -128,6 +128,8 @@ private:
     void follow(Node& node);
     void find_home();
     void adopt();
+    void seat_drainers(const model::View& view, std::uint32_t replicas);
+    [[nodiscard]] bool may_answer(std::uint32_t shard) const noexcept;
     void let_go();
 
     Environment environment_;
@@ -141,6 +143,9 @@ private:
     std::size_t seeds_ = 1;
     std::unique_ptr<model::Placement> placement_;  ///< where there are several members
     std::vector<std::size_t> node_of_seat_;
+    /// Where blocks lay before somebody began to drain; null where nobody does.
+    std::unique_ptr<model::Placement> before_;
+    std::vector<std::optional<std::size_t>> drainer_of_seat_;
     bool letting_go_ = false;
     std::vector<std::uint32_t> free_;  ///< numbers of servers that are named no more
     std::vector<transport::Lane*> lanes_;

@@ -70,6 +70,7 @@ void DataLoop::turn() {
         serve(id);
     }
     if (clock_.now() >= next_tick_) tick();
+    watch_opened();
 }
 
 int DataLoop::look(Nanos limit) {
@@ -139,6 +140,14 @@ void DataLoop::accept_all(Door& door) {
         door.full = true;
         control(epoll_.get(), EPOLL_CTL_DEL, door.listener->event_fd(), 0, 0);
         return;
+    }
+}
+
+// Lanes that our server has opened to other members.
+void DataLoop::watch_opened() {
+    for (const PeerId id : server_->opened()) {
+        const auto* lane = server_->lane_of(id);
+        if (lane != nullptr) enter(id, lane->peer(), lane->event_fd());
     }
 }
 

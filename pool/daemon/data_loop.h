@@ -72,6 +72,7 @@ private:
     [[nodiscard]] int wait();
     void handle(const epoll_event& event);
     void accept_all(Door& door);
+    void watch_opened();
     void enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd);
     void serve(PeerId id);
     void move_out(PeerId id, std::uint32_t shard);

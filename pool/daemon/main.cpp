@@ -143,6 +143,9 @@ Result<void> serve(const Options& options) {
     auto meta_thread = std::make_unique<MetaThread>(std::move(*office), clock);
     auto config = server_config(options, *capacity_bytes, (*local)->address());
     config.node_id = node_id;
+    config.network = tcp.get();
+    config.cluster_key = options.cluster_key;
+    config.repair_bytes_per_second = options.repair_bytes_per_second;
     config.one_sided = plane.fabric.get();
     if (plane.fabric != nullptr) config.planes = {plane.address};
     auto shards = Shards::create({clock, entropy, *shm, *meta_thread}, std::move(config));

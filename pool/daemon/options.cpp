@@ -32,6 +32,7 @@ struct Written {
     std::string segment;
     bool no_prefault = false;
     std::string cluster_key_file;
+    std::string repair_rate = "128MiB";
 };
 
 void describe(CLI::App& app, Options& options, Written& written) {
@@ -63,6 +64,9 @@ void describe(CLI::App& app, Options& options, Written& written) {
                    "How long a node may be silent before its blocks are looked for elsewhere")
         ->check(CLI::Range(200u, 600'000u).description(""))
         ->capture_default_str();
+    app.add_option("--repair-rate", written.repair_rate,
+                   "At most so many bytes a second are sent to nodes that lack copies; 0: none")
+        ->capture_default_str();
     app.add_option("--plane", options.plane,
                    "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
                    "such as verbs://10.0.0.1:7412; all memory is then locked");
@@ -90,6 +94,9 @@ Result<void> read_cluster_key(const std::string& path, Options& options) {
 }
 
 Result<void> read_sizes(const Written& written, Options& options) {
+    const auto rate = parse_bytes(written.repair_rate);
+    if (!rate) return fail(rate.error().code, "--repair-rate: {}", rate.error().detail);
+    options.repair_bytes_per_second = *rate;
     for (const auto& [flag, text, bytes] :
          {std::tuple{"--capacity", &written.capacity, &options.capacity_bytes},
           std::tuple{"--segment", &written.segment, &options.segment_bytes}}) {

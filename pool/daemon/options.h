@@ -22,6 +22,7 @@ struct Options {
     std::uint32_t weight = 0;  ///< 0: the capacity in GiB, rounded up
     std::string cluster_key;
     std::uint32_t lease_ms = 3000;
+    std::uint64_t repair_bytes_per_second = 0;  ///< of all shards; kRepairRateDefault where nothing is said
     std::string plane;  ///< NAME://HOST:PORT where clients read this host's memory one-sided; empty: nowhere
     std::string data_dir;
     std::string runtime_dir;

@@ -25,6 +25,11 @@ constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
 
 std::uint32_t seconds(Instant at) noexcept { return static_cast<std::uint32_t>(at.ns / 1'000'000'000); }
 
+std::uint16_t tag_of(const model::Digest& parent) noexcept {
+    if (parent.is_zero()) return 0;
+    return static_cast<std::uint16_t>(std::max<std::uint64_t>(parent.prefix() & 0xffff, 1));
+}
+
 }  // namespace
 
 DomainStore::DomainStore(std::unique_ptr<transport::Segment> index, unsigned bucket_bits,
@@ -91,24 +96,36 @@ BlockView DomainStore::view(ExtentId id) const noexcept {
 
 // ---- groups: a list from warmest to coldest block, in which a parent is warmer than its children ----
 
-GroupId DomainStore::new_group(GroupId parent) {
+GroupId DomainStore::new_group(GroupId warmer) {
     if (free_groups_.empty()) {
         groups_.emplace_back();
+        settled_.push_back(true);
         free_groups_.push_back(static_cast<GroupId>(groups_.size() - 1));
     }
     const GroupId group = free_groups_.back();
     free_groups_.pop_back();
     groups_[group] = {};
-    policy_.insert(group, parent);
+    policy_.insert(group, warmer);
     return group;
 }
 
 // A new block is as warm as what it hangs on, and colder than it; a root is the warmest of all.
-void DomainStore::join_group(ExtentId id, ExtentId parent, bool begins_group) {
+void DomainStore::join_group(ExtentId id, const BlockSpec& spec) {
+    // Looked up only now: the parent may have gone when a slot was made free.
+    const ExtentId parent = spec.parent.is_zero() ? kNoExtent : find(spec.parent);
+    const ExtentId warmer = parent != kNoExtent || spec.beside.is_zero() ? parent : find(spec.beside);
     Extent& extent = map_[id];
-    const GroupId parents = parent == kNoExtent ? kNoGroup : map_[parent].group;
-    const bool alone = begins_group || parent == kNoExtent;
-    extent.group = alone ? new_group(parents) : parents;
+    const bool alone = spec.begins_group || parent == kNoExtent;
+    if (alone) {
+        extent.group = new_group(warmer == kNoExtent ? kNoGroup : map_[warmer].group);
+        if (spec.group != 0 && spec.group != spec.digest.prefix()) keys_[extent.group] = spec.group;
+    } else {
+        extent.group = map_[parent].group;
+        const bool second = groups_[extent.group].warmest == groups_[extent.group].coldest;
+        if (second) keys_.try_emplace(extent.group, group_key(extent.group));
+    }
+    if (spec.unsettled) set_settled(extent.group, false);
+    extent.parent_tag = tag_of(spec.parent);
     Group& group = groups_[extent.group];
     extent.prev = alone ? kNoExtent : parent;
     extent.next = alone ? kNoExtent : map_[parent].next;
@@ -123,6 +140,8 @@ void DomainStore::leave_group(ExtentId id) {
     (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = extent.prev;
     if (group.warmest == kNoExtent) {
         policy_.erase(extent.group);
+        set_settled(extent.group, true);
+        keys_.erase(extent.group);
         free_groups_.push_back(extent.group);
     }
     extent.group = kNoGroup;
@@ -149,6 +168,86 @@ void DomainStore::apply_touches() {
         const ExtentId id = index_.at(word >> model::kGenerationBits);
         if (id != kNoExtent && map_[id].generation == (word & kGenerationMask)) touch(id);
     }
+}
+
+// ---- groups for others ----
+
+void DomainStore::set_settled(GroupId group, bool settled) {
+    if (settled_[group] == settled) return;
+    settled_[group] = settled;
+    settled ? --unsettled_ : ++unsettled_;
+}
+
+void DomainStore::unsettle_all() {
+    unsettled_ = groups_.size() - free_groups_.size();
+    settled_.assign(groups_.size(), false);
+    for (const GroupId group : free_groups_) settled_[group] = true;
+}
+
+void DomainStore::settle_all() {
+    unsettled_ = 0;
+    settled_.assign(groups_.size(), true);
+}
+
+std::uint64_t DomainStore::group_key(GroupId group) const noexcept {
+    const auto known = keys_.find(group);
+    return known != keys_.end() ? known->second : header(map_[groups_[group].warmest]).digest.prefix();
+}
+
+void DomainStore::settle(GroupId group, std::uint64_t key) {
+    if (alive(group, key)) set_settled(group, true);
+}
+
+bool DomainStore::grown(GroupId group, std::uint64_t key, std::uint64_t inserts) const noexcept {
+    if (!alive(group, key)) return false;
+    for (ExtentId id = groups_[group].warmest; id != kNoExtent; id = map_[id].next) {
+        if (header(map_[id]).generation > inserts) return true;
+    }
+    return false;
+}
+
+GroupId DomainStore::next_unsettled(GroupWalk& walk, std::size_t& looks) const {
+    while (!walk.ended && looks > 0) {
+        --looks;
+        const bool goes_on = walk.at != kNoGroup && groups_[walk.at].warmest != kNoExtent;
+        walk.at = goes_on ? policy_.colder(walk.at) : policy_.warmest();
+        walk.ended = walk.at == kNoGroup;
+        if (walk.ended) break;
+        if (!settled_[walk.at]) return walk.at;
+    }
+    return kNoGroup;
+}
+
+std::vector<GroupBlock> DomainStore::blocks_of(GroupId group, std::size_t count_max) const {
+    std::vector<ExtentId> ids;
+    for (ExtentId id = groups_[group].warmest; id != kNoExtent && ids.size() < count_max; id = map_[id].next)
+        ids.push_back(id);
+    std::stable_sort(ids.begin(), ids.end(),
+                     [&](ExtentId one, ExtentId other) { return map_[one].position < map_[other].position; });
+    std::vector<GroupBlock> blocks;
+    const std::uint32_t first = ids.empty() ? 0 : map_[ids.front()].position;
+    std::size_t parents = 0;  // where those of the position before begin among `blocks`
+    std::size_t same = 0;     // and those of this position
+    for (const ExtentId id : ids) {
+        const Extent& extent = map_[id];
+        const model::BlockHeader& head = header(extent);
+        GroupBlock block{head.digest, model::kNoParent, extent.position, head.length};
+        if (same < blocks.size() && blocks[same].position != extent.position) {
+            parents = same;
+            same = blocks.size();
+        }
+        if (extent.parent_tag != 0 && extent.position != first) {
+            const auto begin = blocks.begin() + static_cast<std::ptrdiff_t>(parents);
+            const auto end = blocks.begin() + static_cast<std::ptrdiff_t>(same);
+            const auto parent = std::find_if(begin, end, [&](const GroupBlock& each) {
+                return each.position + 1 == extent.position && tag_of(each.digest) == extent.parent_tag;
+            });
+            if (parent == end) continue;
+            block.parent = parent->digest;
+        }
+        blocks.push_back(block);
+    }
+    return blocks;
 }
 
 // ---- writing ----
@@ -210,8 +309,7 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum, std::optional<s
         return Outcome::Refused;
     }
     end_writing(id);
-    // Looked up only now: the parent may have gone when a slot was made free.
-    join_group(id, spec.parent.is_zero() ? kNoExtent : find(spec.parent), spec.begins_group);
+    join_group(id, spec);
     return Outcome::Ok;
 }
 

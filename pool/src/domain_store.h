@@ -29,11 +29,28 @@ struct BlockSpec {
     std::uint32_t position = 0;
     std::uint32_t length = 0;
     bool begins_group = true;  ///< else it joins its parent's group, and needs its parent here
+    std::uint64_t group = 0;   ///< what places it, of one that begins a group; 0: its own digest
+    model::Digest beside{};    ///< where it has no parent here: the block that it is a little colder than
+    bool unsettled = false;    ///< who puts it may not have known where it belongs by now
 };
 
 struct BlockView {
     Bytes payload;
     std::uint64_t checksum;
+};
+
+/// A block of a group, as somebody else is told of it.
+struct GroupBlock {
+    model::Digest digest;
+    model::Digest parent;  ///< zero where it begins the group
+    std::uint32_t position = 0;
+    std::uint32_t length = 0;
+};
+
+/// A walk over a store's groups, from the warmest on. What is touched meanwhile may come twice.
+struct GroupWalk {
+    GroupId at = kNoGroup;  ///< the last one that was looked at
+    bool ended = false;
 };
 
 struct StoreCounts {
@@ -107,6 +124,28 @@ public:
     /// Compares one block's bytes with its checksum; a block that fails is gone. True when it is good.
     bool verify(ExtentId extent);
 
+    // ---- groups, for whoever sees to it that they lie where they belong. One is settled until
+    // somebody says that it may not be, or puts into it what is not ----
+    void unsettle_all();
+    void settle_all();
+    /// If it is still the group with this key.
+    void settle(GroupId group, std::uint64_t key);
+    [[nodiscard]] std::uint64_t unsettled() const noexcept { return unsettled_; }
+    /// The next one that is not settled. kNoGroup: `looks` are used up, or the walk has ended.
+    [[nodiscard]] GroupId next_unsettled(GroupWalk& walk, std::size_t& looks) const;
+    /// Blocks that have ever come.
+    [[nodiscard]] std::uint64_t inserts() const noexcept { return inserts_; }
+    /// Whether some of its blocks have come later than so many of the store.
+    [[nodiscard]] bool grown(GroupId group, std::uint64_t key, std::uint64_t inserts) const noexcept;
+    /// What places it.
+    [[nodiscard]] std::uint64_t group_key(GroupId group) const noexcept;
+    [[nodiscard]] std::uint32_t namespace_of(GroupId group) const noexcept {
+        return map_[groups_[group].warmest].namespace_id;
+    }
+    /// Its warmest `count_max` blocks, by their positions, so that parents come before their children;
+    /// without those whose parent is not among them.
+    [[nodiscard]] std::vector<GroupBlock> blocks_of(GroupId group, std::size_t count_max) const;
+
     [[nodiscard]] PinBoard& pins() noexcept { return pins_; }
     [[nodiscard]] const transport::Segment& index_segment() const noexcept { return *index_segment_; }
     [[nodiscard]] unsigned bucket_bits() const noexcept { return bucket_bits_; }
@@ -136,9 +175,13 @@ private:
     [[nodiscard]] bool busy(const Extent& extent) const;
     [[nodiscard]] ExtentId parent_of(const model::Digest& parent) const noexcept;
 
-    void join_group(ExtentId id, ExtentId parent, bool begins_group);
+    void join_group(ExtentId id, const BlockSpec& spec);
     void leave_group(ExtentId id);
-    [[nodiscard]] GroupId new_group(GroupId parent);
+    [[nodiscard]] GroupId new_group(GroupId warmer);
+    [[nodiscard]] bool alive(GroupId group, std::uint64_t key) const noexcept {
+        return groups_[group].warmest != kNoExtent && group_key(group) == key;
+    }
+    void set_settled(GroupId group, bool settled);
     void end_writing(ExtentId id);
     [[nodiscard]] bool publish(ExtentId id, const BlockSpec& spec);
     void free_a_slot(const BlockSpec& spec);
@@ -165,6 +208,10 @@ private:
     Lru policy_;
     std::vector<Group> groups_;
     std::vector<GroupId> free_groups_;
+    /// Of groups whose only block would not say: most have one, whose digest is the key.
+    std::unordered_map<GroupId, std::uint64_t> keys_;
+    std::vector<bool> settled_;  ///< by group; of nobody's too
+    std::uint64_t unsettled_ = 0;
     std::unordered_multiset<model::Digest> writing_;  ///< once for each writer
     std::unordered_map<ExtentId, BlockSpec> specs_;   ///< of what is being written
     std::vector<ExtentId> doomed_;

@@ -35,6 +35,7 @@ struct Extent {
     std::uint32_t holds = 0;   ///< leases and sends that read it
     std::uint32_t born_s = 0;  ///< when it was inserted, on the server's clock
     ExtentState state = ExtentState::Unused;
+    std::uint16_t parent_tag = 0;  ///< of its parent's digest, to know it among others; 0: it has none
 };
 static_assert(sizeof(Extent) <= 56);
 

@@ -26,9 +26,13 @@ ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy
       memory_(std::move(memory)),
       incarnation_(incarnation),
       lease_bytes_max_(memory_->capacity_bytes() / 4),
-      next_lease_(incarnation) {}
+      next_lease_(incarnation),
+      members_({.name = config_.node_name, .cluster_key = config_.cluster_key}, clock_, config_.network,
+               *this, [this] { return next_peer_++; }),
+      mover_(config_.node_id, config_.network != nullptr ? config_.repair_bytes_per_second : 0, members_) {}
 
 ServerImpl::~ServerImpl() {
+    members_.close_all();
     while (!peers_.empty()) drop(peers_.begin()->first);
 }
 
@@ -51,10 +55,15 @@ Peer* ServerImpl::find(PeerId peer) noexcept {
 
 transport::Lane* ServerImpl::lane_of(PeerId peer) noexcept {
     const Peer* found = find(peer);
-    return found == nullptr ? nullptr : found->lane.get();
+    return found == nullptr ? members_.lane_of(peer) : found->lane.get();
 }
 
 Server::Served ServerImpl::serve(PeerId peer_id) {
+    if (members_.has(peer_id)) {
+        const auto served = members_.serve(peer_id);
+        mover_.step(clock_.now());
+        return served;
+    }
     Peer* peer = find(peer_id);
     if (peer == nullptr) return {};
     bool busy = false;
@@ -87,6 +96,7 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
 }
 
 void ServerImpl::drop(PeerId peer_id) {
+    if (members_.has(peer_id)) return members_.drop(peer_id);
     const auto found = peers_.find(peer_id);
     if (found == peers_.end()) return;
     const std::unique_ptr<Peer> peer = std::move(found->second);
@@ -142,6 +152,9 @@ void ServerImpl::tick() {
                      kSendDeadline.count());
         drop(id);
     }
+    members_.tick();
+    mover_.step(now);
+    if (mover_.idle()) members_.close_all();
     for (const auto& [id, store] : memory_->domains()) {
         store->sweep();
         store->scrub(kScrubBytesPerTick);
@@ -154,10 +167,13 @@ void ServerImpl::set_view(std::shared_ptr<const model::View> view) {
     if (view->epoch <= view_->epoch) return;
     view_ = std::move(view);
     all_told_ = false;
+    members_.set_epoch(view_->epoch);
+    mover_.set_view(view_);
 }
 
 void ServerImpl::learn(Peer& peer, std::uint64_t epoch) {
     epoch_heard_of_ = std::max(epoch_heard_of_, epoch);
+    peer.said_epoch = epoch;
     if (epoch >= view_->epoch) {
         peer.epoch = epoch;
     } else if (peer.epoch < view_->epoch || clock_.now() - peer.told_at >= kTellAgain) {
@@ -292,28 +308,34 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace&
                                                      kNamespacesPerPeerMax)});
     }
     ++peer.opening;
+    ++counts_.meta_questions;
     directory_.open_namespace(
-        ask.spec, ask.fingerprint, {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key},
-        [self = std::weak_ptr(self_), peer_id = peer.id, id](Result<NamespaceRecord> record) {
-            if (const auto server = self.lock()) (*server)->open_done(peer_id, id, std::move(record));
+        ask.spec, ask.fingerprint,
+        {.uid = peer.lane->peer().uid, .tenant_key = ask.tenant_key, .cluster_key = ask.cluster_key},
+        [self = std::weak_ptr(self_), peer_id = peer.id, id,
+         by_member = ask.cluster_key.has_value()](Result<NamespaceRecord> record) {
+            if (const auto server = self.lock())
+                (*server)->open_done(peer_id, id, by_member, std::move(record));
         });
 }
 
-void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record) {
+void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, bool by_member, Result<NamespaceRecord> record) {
     Peer* peer = find(peer_id);
     if (peer == nullptr) return;  // it left while the controller thought
     --peer->opening;
     if (!record) return refuse(*peer, id, record.error());
     const auto store = memory_->domain(record->domain_id);
     if (!store) return refuse(*peer, id, store.error());
+    mover_.know(*record, **store);
     const wire::NamespaceOpened answer{.namespace_id = record->namespace_id,
-                                       .secret = {record->secret},
+                                       .secret = {by_member ? model::Secret{} : record->secret},
                                        .lease_bytes_max = lease_bytes_max_,
                                        .replicas = record->replicas};
     const auto known = std::find_if(peer->namespaces.begin(), peer->namespaces.end(), [&](const auto& space) {
         return space.record.namespace_id == record->namespace_id;
     });
-    if (known == peer->namespaces.end()) peer->namespaces.push_back({std::move(*record), *store});
+    if (known == peer->namespaces.end())
+        peer->namespaces.push_back({std::move(*record), *store, by_member, {}});
     send(*peer, id, answer);
 }
 
@@ -325,6 +347,7 @@ void ServerImpl::ask_meta(Peer& peer, std::uint64_t id, wire::Body question) {
                                                 kAsksPerPeerMax)});
     }
     ++peer.asking;
+    ++counts_.meta_questions;
     std::pair<std::uint64_t, std::uint64_t> joining{};
     if (const auto* join = std::get_if<wire::Join>(&question))
         joining = {join->member.node_id, join->member.incarnation};
@@ -349,9 +372,12 @@ void ServerImpl::meta_answered(PeerId peer_id, std::uint64_t id,
     send(*peer, id, std::move(*answer));
 }
 
-OpenedNamespace* ServerImpl::opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id) {
+OpenedNamespace* ServerImpl::opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id, Right needed) {
     for (auto& space : peer.namespaces) {
-        if (space.record.namespace_id == namespace_id) return &space;
+        if (space.record.namespace_id != namespace_id) continue;
+        if (!space.by_member || needed == Right::ToPut) return &space;
+        refuse(peer, id, {Errc::Denied, "a member may ask what is there and put, nothing else"});
+        return nullptr;
     }
     refuse(peer, id, {Errc::Denied, fmt::format("namespace {} is not open on this lane", namespace_id)});
     return nullptr;
@@ -493,6 +519,12 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"epoch", view_->epoch},
         {"members", static_cast<std::uint64_t>(std::ranges::count_if(
                         view_->members, [](const auto& member) { return member.owns(); }))},
+        {"meta_questions", counts_.meta_questions},
+        {"repair_pending_groups", mover_.pending()},
+        {"repair_blocks", mover_.counts().blocks},
+        {"repair_bytes", mover_.counts().bytes},
+        {"repair_refused_blocks", mover_.counts().refused_blocks},
+        {"repair_failures", mover_.counts().failures},
         {"clients", peers_.size()},
         {"client_pages", pages},
         {"clients_refused", counts_.peers_refused},
@@ -510,9 +542,14 @@ std::vector<wire::Stat> ServerImpl::stats() const {
     return stats;
 }
 
+bool ServerImpl::holds(const model::Digest& block) const {
+    return std::any_of(memory_->domains().begin(), memory_->domains().end(),
+                       [&](const auto& domain) { return domain.second->find(block) != kNoExtent; });
+}
+
 std::string ServerImpl::check_invariants() const {
     if (auto broken = memory_->check_invariants(); !broken.empty()) return broken;
-    std::uint64_t held = 0;
+    std::uint64_t held = mover_.holds();
     for (const auto& [id, lease] : leases_) held += lease.extents.size();
     for (const auto& [id, peer] : peers_) {
         for (const auto& outgoing : peer->outbox) held += outgoing.held.size();

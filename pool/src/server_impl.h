@@ -1,7 +1,10 @@
 #pragma once
 
+#include "member_lanes.h"
 #include "memory.h"
+#include "mover.h"
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <map>
@@ -94,6 +97,8 @@ struct Sending {
 struct OpenedNamespace {
     NamespaceRecord record;
     DomainStore* store;
+    bool by_member = false;    ///< which asks what is there, and puts; nothing else
+    model::Digest last_put{};  ///< by a member: of the group that came last
 };
 
 class ServerImpl;
@@ -117,7 +122,8 @@ struct Peer final : transport::Receiver {
     std::vector<OpenedNamespace> namespaces;
     std::size_t opening = 0;
     std::size_t asking = 0;
-    std::uint64_t epoch = 0;  ///< the last that it knows, or was told of
+    std::uint64_t epoch = 0;       ///< the last that it knows, or was told of
+    std::uint64_t said_epoch = 0;  ///< by its last message
     Instant told_at{};
     std::shared_ptr<ProcessWatch::Handle> process;
     std::map<DomainStore*, PinBoard::PageId> pages;
@@ -139,7 +145,7 @@ struct Lease {
     bool cools = false;      ///< has run out, and keeps its bytes a little longer
 };
 
-class ServerImpl final : public Server {
+class ServerImpl final : public Server, private MemberNews {
 public:
     ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy, Directory& directory,
                ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation);
@@ -147,6 +153,7 @@ public:
 
     Result<PeerId> add(std::unique_ptr<transport::Lane> lane) override;
     Served serve(PeerId peer) override;
+    std::vector<PeerId> opened() override { return members_.opened(); }
     transport::Lane* lane_of(PeerId peer) noexcept override;
     void drop(PeerId peer) override;
     Guest give_away(PeerId peer) override;
@@ -154,6 +161,7 @@ public:
     void set_view(std::shared_ptr<const model::View> view) override;
     void tick() override;
     std::vector<wire::Stat> stats() const override;
+    bool holds(const model::Digest& block) const override;
     std::string check_invariants() const override;
 
     void place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std::vector<MutableBytes>& into);
@@ -174,6 +182,7 @@ private:
         std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
         std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
         std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
+        std::uint64_t meta_questions = 0;
         std::uint64_t peers_refused = 0, peers_broken = 0, peers_stuck = 0;
     };
 
@@ -200,14 +209,23 @@ private:
     template <class Other>
     void handle(Peer& peer, std::uint64_t id, const Other&);
 
-    [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id);
+    enum class Right : std::uint8_t { Everything, ToPut };
+    /// Null, and answered, where the peer may not do this there.
+    [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id,
+                                          Right needed = Right::Everything);
     void ask_meta(Peer& peer, std::uint64_t id, wire::Body question);
     void meta_answered(PeerId peer_id, std::uint64_t id, std::pair<std::uint64_t, std::uint64_t> joining,
                        Result<wire::Body> answer);
     void learn(Peer& peer, std::uint64_t epoch);
     void tell(Peer& peer);
     void tell_some();
-    void open_done(PeerId peer_id, std::uint64_t id, Result<NamespaceRecord> record);
+    void open_done(PeerId peer_id, std::uint64_t id, bool by_member, Result<NamespaceRecord> record);
+
+    // MemberNews
+    void answered(std::uint64_t id, const wire::Body& answer) override { mover_.answered(id, answer); }
+    void lost(std::uint64_t id) override { mover_.lost(id); }
+    void heard_of(std::uint64_t epoch) override { epoch_heard_of_ = std::max(epoch_heard_of_, epoch); }
+
     [[nodiscard]] Result<wire::Grant> control_page(Peer& peer, DomainStore& store);
 
     [[nodiscard]] std::unique_ptr<IncomingPut> begin_put(Peer& peer, std::uint64_t id, const wire::Put& ask);
@@ -259,6 +277,8 @@ private:
     /// On which lane a member has joined, by node; with its incarnation.
     std::unordered_map<std::uint64_t, std::pair<PeerId, std::uint64_t>> joined_;
     Counts counts_;
+    MemberLanes members_;
+    Mover mover_;
     /// Answers of the directory that come after our end find it gone.
     std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);
 };

@@ -50,9 +50,13 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
              .parent = item.parent,
              .position = item.position,
              .length = item.length,
-             .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position});
+             .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position,
+             .group = item.group,
+             .beside = space->last_put,
+             .unsettled = !space->by_member && (peer.said_epoch < view_->epoch || mover_.drains())});
         put->outcomes[index] = begun.refused.value_or(Outcome::Ok);
         if (begun.refused) continue;
+        if (space->by_member) space->last_put = item.digest;
         put->items.push_back({.index = index,
                               .extent = begun.extent,
                               .checksum = item.checksum,
@@ -61,7 +65,7 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
     }
     // Whoever computed a block again has just used it: it must not be the next to go. From the last to
     // the first, so that a parent stays warmer than what hangs on it.
-    for (std::size_t index = ask.items.size(); index-- > 0;) {
+    for (std::size_t index = ask.items.size(); index-- > 0 && !space->by_member;) {
         if (put->outcomes[index] != Outcome::Present) continue;
         const ExtentId known = put->store->find(ask.items[index].digest);
         if (known != kNoExtent) put->store->touch(known);
@@ -71,7 +75,7 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
 
 // Reached only where place() has not begun it: pulled puts, and those that must be refused.
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Put& ask) {
-    if (opened(peer, id, ask.namespace_id) == nullptr) return;
+    if (opened(peer, id, ask.namespace_id, Right::ToPut) == nullptr) return;
     if (ask.window.empty()) {
         return refuse(peer, id, {Errc::Invalid, "expected payloads of the lengths that the put names"});
     }

@@ -158,7 +158,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t, const wire::Release& ask) {
 // ---- exists, get, remove, list ----
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Exists& ask) {
-    const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
+    const OpenedNamespace* space = opened(peer, id, ask.namespace_id, Right::ToPut);
     if (space == nullptr) return;
     std::vector<ExtentId> found(ask.digests.size());
     space->store->find(ask.digests, found);

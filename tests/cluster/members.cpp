@@ -154,11 +154,13 @@ TEST_CASE("without meta everything goes on, and after its return nobody is dropp
         team.run(1s);
         const auto view = team.nodes[1]->view();
         frozen ? team.head().freeze(true) : team.head().crash();
+        const auto asked = team.stat("meta_questions");
         for (int round = 0; round < 60; ++round) {
             CHECK(team.get(client, team.all).count(Outcome::Hit) == team.all.size());
             CHECK(stored(team.put(client, team.all)) == team.all.size());
             team.run(1s);
         }
+        CHECK(team.stat("meta_questions") == asked);
         CHECK(team.nodes[1]->view() == view);
         // Whoever was let in before is let in again, by what the members remember.
         ClientHost& late = *team.clients.emplace_back(std::make_unique<ClientHost>(
@@ -218,6 +220,13 @@ TEST_CASE("a client cut off from two of five members waits once, and never again
     for (int round = 0; round < 200; ++round) {
         CHECK(team.get(client, team.all).count(Outcome::Hit) == there);
         CHECK(team.took < client.deadline() / 4);
+        CHECK(stored(team.put(client, team.all)) == there);
+        CHECK(team.took < client.deadline() / 4);
+        for (const auto& chain : team.space.chains) {
+            const Instant asked = team.world.clock().now();
+            (void)team.match(client, chain);
+            CHECK(team.world.clock().now() - asked < client.deadline() / 4);
+        }
         team.run(20ms);
     }
     CHECK(team.agreed(5));  // only the client is cut off

@@ -121,7 +121,9 @@ void ServerHost::start() {
                                   .shard = shard,
                                   .shards = options_.shards,
                                   .planes = {"sim://" + plane_address()},
-                                  .one_sided = one_sided_.get()},
+                                  .one_sided = one_sided_.get(),
+                                  .network = network_.get(),
+                                  .repair_bytes_per_second = options_.repair_bytes_per_second},
                                  world_.clock(), entropy_, *memory_, *directory_, *options_.processes);
         REQUIRE(server);
         shards_.push_back({std::move(*server), {}});
@@ -187,6 +189,7 @@ void ServerHost::wake() {
 
 bool ServerHost::serve(Shard& shard) {
     bool busy = false;
+    for (const auto id : shard.server->opened()) shard.peers.push_back(id);
     std::erase_if(shard.peers, [&](const auto id) {
         const auto served = shard.server->serve(id);
         busy = busy || served.busy;
@@ -221,6 +224,11 @@ std::string ServerHost::check_invariants() const {
         if (auto broken = shard.server->check_invariants(); !broken.empty()) return broken;
     }
     return {};
+}
+
+bool ServerHost::holds(const model::Digest& block) const {
+    return std::any_of(shards_.begin(), shards_.end(),
+                       [&](const Shard& shard) { return shard.server->holds(block); });
 }
 
 std::uint64_t ServerHost::stat(std::string_view name) const {

@@ -31,6 +31,7 @@ struct ServerOptions {
     std::shared_ptr<SimProcesses> processes;  ///< none: its own
     std::uint64_t capacity_bytes = 2 * MiB;   ///< of each shard
     std::uint32_t shards = 1;
+    std::uint64_t repair_bytes_per_second = 64 * MiB;
     double slow_directory = 0;  ///< how often the controller takes its time
     Nanos directory_delay{0};   ///< at most so much
     /// Test-only seam: stands between the server and its memory.
@@ -86,6 +87,8 @@ public:
     [[nodiscard]] meta::Controller& controller() noexcept { return *controller_; }
     [[nodiscard]] std::uint32_t shards() const noexcept { return options_.shards; }
     [[nodiscard]] std::string check_invariants() const;
+    /// Whether a block lies on any of its shards.
+    [[nodiscard]] bool holds(const model::Digest& block) const;
     /// Summed over the shards.
     [[nodiscard]] std::uint64_t stat(std::string_view name) const;
 

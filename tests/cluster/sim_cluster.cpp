@@ -292,7 +292,7 @@ void SimCluster::fault() {
     if (over_) return;
     const Nanos lasts = draw(rng_.chance(0.5) ? 15ms : 250ms);
     Engine* victim = somebody();
-    switch (rng_.below(6)) {
+    switch (rng_.below(scene_.members > 1 ? 7 : 6)) {
         case 0:  // a death, and somebody new
             if (victim == nullptr) return;
             victim->client.crash();
@@ -323,10 +323,22 @@ void SimCluster::fault() {
             world_.partition(other, one, true);
             return after(long_or(lasts), [this, one, other] { world_.partition(other, one, false); });
         }
+        case 6: {
+            const std::string host = any_server().host();
+            set_state(host, model::MemberState::Draining);
+            return after(long_or(lasts), [this, host] { set_state(host, model::MemberState::Serving); });
+        }
         default:
             for (const auto& engine : engines_) engine->client.excuse(lasts);
             return world_.jump(lasts);
     }
+}
+
+// Of one that meta knows, if meta is there.
+void SimCluster::set_state(const std::string& host, model::MemberState state) {
+    if (!server().running() || server().frozen()) return;
+    server().office().ask(wire::ChangeMember{.member = host, .state = state}, {},
+                          [](const Result<wire::Body>&) {});
 }
 
 void SimCluster::heal() {
@@ -337,6 +349,7 @@ void SimCluster::heal() {
         each->restart();
         for (const auto& other : servers_) world_.partition(each->host(), other->host(), false);
     }
+    for (const auto& each : servers_) set_state(each->host(), model::MemberState::Serving);
     for (const auto& engine : engines_) {
         if (!engine->client.alive()) continue;
         engine->client.freeze(false);

@@ -67,6 +67,7 @@ private:
     void plan_faults();
     void fault();
     void heal();
+    void set_state(const std::string& host, model::MemberState state);
     [[nodiscard]] Engine* somebody();
     [[nodiscard]] ServerHost& any_server() { return *servers_[rng_.below(servers_.size())]; }
     void after(Nanos delay, std::function<void()> action);

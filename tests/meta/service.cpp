@@ -5,6 +5,7 @@
 #include <cmpool/meta/controller.h>
 #include <cmpool/meta/membership.h>
 #include <cmpool/meta/memory_store.h>
+#include <cmpool/meta/office.h>
 #include <cmpool/testing/temp_folder.h>
 
 using namespace cmpool;
@@ -99,6 +100,35 @@ TEST_CASE("a wrong specification is refused before anything else looks at it") {
     auto spec = spec_of("default");
     spec.model = "";
     CHECK(open(world.controller, spec).error().code == Errc::Invalid);
+}
+
+// It shows the cluster's key instead of a tenant's, and finds what others have opened.
+TEST_CASE("a member opens what exists, by the cluster's key and no other") {
+    MemoryStore store;
+    SeededEntropy entropy{1};
+    const SystemClock clock;
+    auto office = meta::open_head_office(store, clock, entropy,
+                                         {.self = {.incarnation = 1, .name = "head", .address = "head:1"},
+                                          .cluster_key = "cluster",
+                                          .admin_uid = {},
+                                          .times = {}});
+    REQUIRE(office);
+    const auto ask = [&](const NamespaceSpec& spec, const Credential& credential) {
+        Result<model::NamespaceRecord> answer = fail(Errc::Deadline, "no answer");
+        (*office)->open_namespace(spec, spec.fingerprint(), credential,
+                                  [&](Result<model::NamespaceRecord> record) { answer = std::move(record); });
+        return answer;
+    };
+    const Credential member{.uid = {}, .tenant_key = {}, .cluster_key = "cluster"};
+    CHECK(ask(spec_of("acme"), member).error().code == Errc::Invalid);  // it makes nothing
+    const auto made = ask(spec_of("acme"), with_key("k"));
+    REQUIRE(made);
+    CHECK(ask(spec_of("acme"), member).value() == *made);
+    const Credential stranger{.uid = {}, .tenant_key = "k", .cluster_key = "another"};
+    CHECK(ask(spec_of("acme"), stranger).error().code == Errc::Denied);
+    auto other = spec_of("acme");
+    other.dtype = "f32";
+    CHECK(ask(other, member).error().code == Errc::Mismatch);
 }
 
 TEST_CASE("names that look alike when written in a row are different namespaces") {

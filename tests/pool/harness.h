@@ -31,6 +31,7 @@ public:
             const auto domain = domains_.emplace(spec.tenant, domains_.size() + 1).first;
             record = model::NamespaceRecord{.namespace_id = static_cast<std::uint32_t>(space->second),
                                             .domain_id = static_cast<std::uint32_t>(domain->second),
+                                            .secret = {std::byte{7}},
                                             .spec = spec};
         }
         held.push_back([done = std::move(done), record] { done(record); });

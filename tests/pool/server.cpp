@@ -163,6 +163,39 @@ TEST_CASE("a namespace that is not open on this lane is denied to every request,
     });
 }
 
+// By the cluster's key it gets into every tenant's namespace: so it learns no secret, and reads nothing.
+TEST_CASE("a member asks what is there and puts, and nothing else") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        const Batch known = blocks(1, 2, 5000);
+        (void)pool.outcomes(client, client.ask(known.put(), known.gather()));
+        Client& member = pool.connect();
+        (void)pool.expect<wire::Welcome>(member, member.ask(wire::Hello{.client = "cmpoold other"}));
+        const model::NamespaceSpec spec{.model = "m", .block_tokens = 16};
+        const auto opened = pool.expect<wire::NamespaceOpened>(
+            member, member.ask(wire::OpenNamespace{
+                        .spec = spec, .fingerprint = spec.fingerprint(), .cluster_key = "cluster key"}));
+        CHECK(opened.namespace_id == 1);
+        CHECK(opened.secret.is_zero());
+        const auto ours = pool.expect<wire::NamespaceOpened>(
+            client, client.ask(wire::OpenNamespace{.spec = spec, .fingerprint = spec.fingerprint()}));
+        CHECK_FALSE(ours.secret.is_zero());
+        const auto some = digests_of(1, 3);
+        const std::vector<std::uint32_t> rooms(3, 5000);
+        CHECK(pool.outcomes(member, member.ask(wire::Exists{1, some})) ==
+              std::vector{Outcome::Ok, Outcome::Ok, Outcome::Miss});
+        const Batch fresh = blocks(3, 1, 5000);
+        CHECK(pool.outcomes(member, member.ask(fresh.put(), fresh.gather())) == std::vector{Outcome::Ok});
+        CHECK(pool.refused(member, member.ask(wire::Get{1, some, rooms, false, {}})) == Errc::Denied);
+        CHECK(pool.refused(member, member.ask(wire::Match{1, some, 0})) == Errc::Denied);
+        CHECK(pool.refused(member, member.ask(wire::Remove{1, some})) == Errc::Denied);
+        CHECK(pool.refused(member, member.ask(wire::Attach{1, 0})) == Errc::Denied);
+        CHECK(pool.refused(member, member.ask(wire::List{1, 0, 9})) == Errc::Denied);
+        CHECK(pool.stat("blocks") == 3);
+    });
+}
+
 TEST_CASE("the controller may answer late, or after the client or the server has gone") {
     TestPool pool(Over::Tcp);
     Client& client = pool.connect();

@@ -132,6 +132,7 @@ void Placement::fill() {
 }
 
 void Placement::work_out(std::uint32_t slot) noexcept {
+    asked_ = true;
     Seat* owners = &table_[std::size_t{slot} * replicas_];
     std::array<Seat, kReplicasMax> found;
     found.fill(kNobody);
@@ -189,7 +190,7 @@ Placement::Seat Placement::best(std::uint32_t slot, std::span<const Seat> before
 }
 
 void Placement::forget_owned_by(const std::vector<bool>& gone) {
-    if (std::find(gone.begin(), gone.end(), true) == gone.end()) return;
+    if (!asked_ || std::find(gone.begin(), gone.end(), true) == gone.end()) return;
     for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
         Seat* owners = &table_[std::size_t{slot} * replicas_];
         if (*owners == kUnknown) continue;
@@ -203,6 +204,7 @@ void Placement::forget_owned_by(const std::vector<bool>& gone) {
 
 // Slots that a newcomer owns a part of are forgotten; it is not yet among the owners itself.
 void Placement::let_in(Seat newcomer) {
+    if (!asked_) return;
     const Place& place = seats_[newcomer];
     for (std::uint32_t slot = 0; slot < kSlots; ++slot) {
         Seat* owners = &table_[std::size_t{slot} * replicas_];

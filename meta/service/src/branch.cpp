@@ -194,13 +194,23 @@ void Branch::ask(wire::Body question, std::optional<std::uint32_t> uid, AskDone 
 
 void Branch::open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
                             const model::Credential& credential, OpenDone done) {
+    if (credential.cluster_key) {
+        if (auto fits = check_cluster_key(config_.cluster_key, *credential.cluster_key); !fits)
+            return done(fail(fits.error()));
+    }
     // All that meta has judged by.
     const auto shown = model::plain_digest(model::DigestKind::Credential, as_bytes(credential.tenant_key));
+    const std::string name = fmt::format("{}:{} {}", spec.tenant.size(), spec.tenant, spec.describe());
+    std::string for_members = name + " member";
     std::string key =
-        fmt::format("{}:{} {} {} {}", spec.tenant.size(), spec.tenant, spec.describe(),
-                    credential.uid ? std::to_string(*credential.uid) : "-", to_hex(shown.bytes));
-    wire::Resolve question{{spec, credential.tenant_key, fingerprint}, credential.uid, config_.cluster_key};
-    forward(std::move(question), [this, key = std::move(key), spec,
+        credential.cluster_key
+            ? for_members
+            : fmt::format("{} {} {}", name, credential.uid ? std::to_string(*credential.uid) : "-",
+                          to_hex(shown.bytes));
+    wire::Resolve question{
+        {spec, credential.tenant_key, fingerprint, std::nullopt}, credential.uid, config_.cluster_key};
+    if (credential.cluster_key) question.open.cluster_key.emplace();  // ours stands beside it
+    forward(std::move(question), [this, key = std::move(key), for_members = std::move(for_members), spec,
                                   done = std::move(done)](const Result<wire::Body>& answer) {
         if (!answer) {
             const Errc code = answer.error().code;
@@ -216,6 +226,7 @@ void Branch::open_namespace(const model::NamespaceSpec& spec, const model::Diges
                                             .spec = spec,
                                             .replicas = resolved->replicas};
         remember(key, record);
+        if (key != for_members) remember(for_members, record);
         done(record);
     });
 }

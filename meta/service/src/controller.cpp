@@ -131,6 +131,21 @@ Result<model::NamespaceRecord> Controller::open_namespace(const model::Namespace
     return record;
 }
 
+Result<model::NamespaceRecord> Controller::find_namespace(const model::NamespaceSpec& spec,
+                                                          const model::Digest& fingerprint) {
+    if (auto same = same_fingerprint(spec, fingerprint); !same) return fail(same.error());
+    const auto found = store_->get(namespace_key(spec));
+    if (!found) return fail(found.error());
+    if (!*found) {
+        return fail(Errc::Invalid, "expected a namespace that exists, saw {}/{}/{}", spec.tenant, spec.model,
+                    spec.revision);
+    }
+    auto record = decode_namespace(**found);
+    if (!record) return record;
+    if (auto same = same_spec(record->spec, spec); !same) return fail(same.error());
+    return record;
+}
+
 Result<model::NamespaceRecord> Controller::create(const model::NamespaceSpec& spec, const Tenant& tenant) {
     auto made = counters();
     if (!made) return fail(made.error());

@@ -27,7 +27,7 @@ public:
 
     void open_namespace(const model::NamespaceSpec& spec, const model::Digest& fingerprint,
                         const model::Credential& credential, OpenDone done) override {
-        done(controller_.open_namespace(spec, fingerprint, credential));
+        done(open(spec, fingerprint, credential));
     }
     void ask(wire::Body question, std::optional<std::uint32_t> uid, AskDone done) override {
         done(std::visit([&](const auto& each) { return answer(each, uid); }, question));
@@ -61,6 +61,15 @@ private:
         return {static_cast<std::uint32_t>(membership_.times().lease.count())};
     }
 
+    [[nodiscard]] Result<model::NamespaceRecord> open(const model::NamespaceSpec& spec,
+                                                      const model::Digest& fingerprint,
+                                                      const model::Credential& credential) {
+        if (!credential.cluster_key) return controller_.open_namespace(spec, fingerprint, credential);
+        if (auto fits = check_cluster_key(config_.cluster_key, *credential.cluster_key); !fits)
+            return fail(fits.error());
+        return controller_.find_namespace(spec, fingerprint);
+    }
+
     template <class Other>
     Answer answer(const Other&, Uid) {
         return fail(Errc::Invalid, "expected a question to meta");
@@ -88,7 +97,8 @@ private:
         // In an open cluster anybody could claim to be anybody.
         model::Credential credential{.uid = config_.cluster_key.empty() ? std::nullopt : ask.uid,
                                      .tenant_key = ask.open.tenant_key};
-        const auto record = controller_.open_namespace(ask.open.spec, ask.open.fingerprint, credential);
+        if (ask.open.cluster_key) credential.cluster_key = ask.cluster_key;
+        const auto record = open(ask.open.spec, ask.open.fingerprint, credential);
         if (!record) return fail(record.error());
         return wire::Resolved{record->namespace_id, record->domain_id, {record->secret}, record->replicas};
     }

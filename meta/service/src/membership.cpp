@@ -62,7 +62,7 @@ Result<void> Membership::join(model::Member member, std::uint64_t epoch, Instant
         // What people have set stays as long as the member's process.
         if (known->incarnation == member.incarnation) {
             member.weight = known->weight;
-            if (known->state == MemberState::Draining) member.state = MemberState::Draining;
+            if (known->state != MemberState::Down) member.state = known->state;
         }
         *known = member;
     } else {
@@ -148,7 +148,7 @@ Result<void> Membership::change(std::string_view who, const Change& change) {
                         change.forget ? "down" : "there", member.name, down ? "down" : "there");
         }
         if (change.state == MemberState::Down)
-            return fail(Errc::Invalid, "expected serving or draining, saw down: nobody is made so");
+            return fail(Errc::Invalid, "expected serving, draining or retired, saw down: nobody is made so");
     }
     if (change.weight) member.weight = *change.weight;
     if (change.state) member.state = *change.state;

@@ -96,6 +96,7 @@ OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
                  .group_blocks = m.group_blocks()};
     open.tenant_key = text(m.tenant_key());
     open.fingerprint = digest(m.fingerprint());
+    if (m.cluster_key() != nullptr) open.cluster_key = check.text(m.cluster_key(), kTextBytesMax);
     return open;
 }
 std::uint32_t replicas(std::uint32_t count, Checks& check) {
@@ -177,7 +178,7 @@ Failed take(const fb::Failed& m, Checks& check) {
 }
 
 model::MemberState state(std::uint8_t value, Checks& check) {
-    if (value < 1 || value > 3) check.bad = "a member in a state without a meaning";
+    if (value < 1 || value > 4) check.bad = "a member in a state without a meaning";
     return static_cast<model::MemberState>(value);
 }
 model::Member member(const fb::Member& m, Checks& check) {

@@ -51,8 +51,10 @@ flatbuffers::Offset<fb::OpenNamespace> open(Builder& b, const OpenNamespace& m) 
     const auto layout = b.CreateString(m.spec.layout);
     const auto parallel = b.CreateString(m.spec.parallel);
     const auto engine = b.CreateString(m.spec.engine);
+    const auto cluster_key = m.cluster_key ? b.CreateString(*m.cluster_key) : 0;
     return fb::CreateOpenNamespace(b, tenant, tenant_key, model, revision, dtype, layout, parallel, engine,
-                                   m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint));
+                                   m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint),
+                                   cluster_key);
 }
 Encoded put(Builder& b, const OpenNamespace& m) { return done(fb::Body::OpenNamespace, open(b, m)); }
 Encoded put(Builder& b, const NamespaceOpened& m) {

@@ -156,8 +156,8 @@ struct NamespaceChange {
 };
 struct MemberChange {
     std::optional<std::uint32_t> weight;
-    std::optional<bool> draining;  ///< it owns nothing any more, and answers
-    bool forget = false;           ///< one that is down
+    std::optional<model::MemberState> state;  ///< Serving, Draining or Retired
+    bool forget = false;                      ///< one that is down
 };
 
 /// How things stand, for people.

@@ -22,6 +22,8 @@ public:
     virtual void erase(GroupId group) = 0;
     [[nodiscard]] virtual GroupId coldest() const = 0;  ///< kNoGroup when empty
     [[nodiscard]] virtual GroupId warmer(GroupId group) const = 0;
+    [[nodiscard]] virtual GroupId warmest() const = 0;  ///< kNoGroup when empty
+    [[nodiscard]] virtual GroupId colder(GroupId group) const = 0;
 };
 
 /// Least recently used. A chain that is touched from its last block to its first keeps its root
@@ -33,6 +35,8 @@ public:
     void erase(GroupId group) override;
     [[nodiscard]] GroupId coldest() const override { return coldest_; }
     [[nodiscard]] GroupId warmer(GroupId group) const override { return links_[group].warmer; }
+    [[nodiscard]] GroupId warmest() const override { return warmest_; }
+    [[nodiscard]] GroupId colder(GroupId group) const override { return links_[group].colder; }
 
 private:
     struct Links {

@@ -23,6 +23,8 @@ inline constexpr std::uint64_t kCapacityMin = 1 * MiB;
 inline constexpr std::size_t kPeersMax = 4096;
 /// Longest lease; a longer one is cut to it.
 inline constexpr std::chrono::milliseconds kLeaseMax{60'000};
+/// At most so much is sent to other members, unless the configuration says otherwise.
+inline constexpr std::uint64_t kRepairRateDefault = 128 * MiB;
 /// A client that does not take its answers for so long is dropped, and what it held is freed.
 inline constexpr std::chrono::seconds kSendDeadline{10};
 
@@ -41,6 +43,11 @@ struct ServerConfig {
     /// The fabric of those lanes, which knows the same memory; none: nobody reads one-sided. It outlives the
     /// server.
     transport::Fabric* one_sided = nullptr;
+    /// How it reaches other members, to bring them the copies that they should have and do not; none: it does
+    /// not. It outlives the server.
+    transport::Fabric* network = nullptr;
+    std::string cluster_key;  ///< what it shows them; empty: the cluster is open
+    std::uint64_t repair_bytes_per_second = kRepairRateDefault;  ///< at most; 0: it sends nothing
     /// Adds to the statistics what only the process knows, after all others; none: nothing to add.
     std::function<void(std::vector<wire::Stat>&)> add_host_stats;
 };
@@ -86,6 +93,8 @@ public:
         std::optional<std::uint32_t> moves_to;  ///< another shard, by give_away()
     };
     virtual Served serve(PeerId peer) = 0;
+    /// Lanes to other members that it has opened since the last call: to be served like those that came in.
+    [[nodiscard]] virtual std::vector<PeerId> opened() = 0;
     /// The peer's lane, for whoever waits on its event fd; null once it is gone.
     [[nodiscard]] virtual transport::Lane* lane_of(PeerId peer) noexcept = 0;
     virtual void drop(PeerId peer) = 0;
@@ -104,6 +113,8 @@ public:
     virtual void tick() = 0;
 
     [[nodiscard]] virtual std::vector<wire::Stat> stats() const = 0;
+    /// Whether a block can be found here, in whichever domain: for tests.
+    [[nodiscard]] virtual bool holds(const model::Digest& block) const = 0;
     /// Broken bookkeeping, empty when all is well: for tests, at every step.
     [[nodiscard]] virtual std::string check_invariants() const = 0;
 };

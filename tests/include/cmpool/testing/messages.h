@@ -57,7 +57,7 @@ public:
         add(wire::Renew{4, 5});
         add(wire::Leave{6, 7});
         add(wire::Lease{3000});
-        add(wire::Resolve{{spec(), "tenant key", digest(1)}, 1000, "cluster key"});
+        add(wire::Resolve{{spec(), "tenant key", digest(1), "cluster key"}, 1000, "cluster key"});
         add(wire::Resolved{3, 4, digest(5), 2});
         add(wire::ListNamespaces{"acme", "tenant key", "m", "1"});
         add(wire::ChangeNamespace{"acme", "tenant key", "m", "1", 2, true});

@@ -44,6 +44,8 @@ struct NamespaceSpec {
 struct Credential {
     std::optional<std::uint32_t> uid;  ///< the kernel's word; none over a network
     std::string tenant_key;            ///< empty: none
+    /// Shown by a member of the cluster in a tenant's stead; whoever it lets in may only put.
+    std::optional<std::string> cluster_key{};
 };
 
 /// A namespace as the whole cluster knows it.

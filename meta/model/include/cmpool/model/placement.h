@@ -99,6 +99,7 @@ private:
     std::vector<Place> seats_;
     std::vector<Class> classes_;
     std::vector<Seat> table_;
+    bool asked_ = false;  ///< some slot has been worked out
 };
 
 }  // namespace cmpool::model

@@ -12,8 +12,9 @@ inline constexpr std::size_t kMembersMax = 4096;
 /// Most equal copies of a block.
 inline constexpr std::uint32_t kReplicasMax = 3;
 
-/// Serving: owns its share. Draining: answers, but owns nothing any more. Down: has fallen silent.
-enum class MemberState : std::uint8_t { Serving = 1, Draining = 2, Down = 3 };
+/// Serving: owns its share. Draining: owns nothing any more, and is asked for what its successors do not have
+/// yet. Down: has fallen silent. Retired: is asked for nothing any more.
+enum class MemberState : std::uint8_t { Serving = 1, Draining = 2, Down = 3, Retired = 4 };
 
 struct Member {
     std::uint64_t node_id = 0;      ///< random, made once, kept in the node's data folder
@@ -26,6 +27,7 @@ struct Member {
     MemberState state = MemberState::Serving;
 
     [[nodiscard]] bool owns() const noexcept { return state == MemberState::Serving && weight > 0; }
+    [[nodiscard]] bool drains() const noexcept { return state == MemberState::Draining && weight > 0; }
 
     friend bool operator==(const Member&, const Member&) = default;
 };

@@ -45,6 +45,11 @@ public:
                                                                 const model::Digest& fingerprint,
                                                                 const model::Credential& credential);
 
+    /// The same for a member of the cluster: nobody proves anything, and nothing is made. Errors besides:
+    /// Invalid for one that does not exist.
+    [[nodiscard]] Result<model::NamespaceRecord> find_namespace(const model::NamespaceSpec& spec,
+                                                                const model::Digest& fingerprint);
+
     /// Up to `limit` namespaces that come behind `after`, in a fixed order. A page that is not full is
     /// the last.
     [[nodiscard]] Result<std::vector<model::NamespaceRecord>> namespaces(const model::NamespaceSpec* after,

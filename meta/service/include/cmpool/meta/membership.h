@@ -55,7 +55,7 @@ public:
 
     struct Change {
         std::optional<std::uint32_t> weight;
-        std::optional<model::MemberState> state;  ///< Serving or Draining, of one that is not down
+        std::optional<model::MemberState> state;  ///< Serving, Draining or Retired, of one that is not down
         bool forget = false;                      ///< one that is down
     };
     /// `who` is a name, an address or an id in hex. Errors: Invalid for nobody, or for several.

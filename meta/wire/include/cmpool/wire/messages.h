@@ -20,7 +20,7 @@
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -61,6 +61,7 @@ struct OpenNamespace {
     model::NamespaceSpec spec;
     std::string tenant_key;
     model::Digest fingerprint;
+    std::optional<std::string> cluster_key{};  ///< from a member of the cluster
 };
 struct NamespaceOpened {
     std::uint32_t namespace_id = 0;
