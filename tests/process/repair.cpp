@@ -22,6 +22,13 @@ struct Chains {
         for (std::uint32_t seed = 0; seed < kChains; ++seed)
             keys.push_back(testing::chain_of(pool, kChainBlocks, seed + 1));
     }
+    template <class Call>
+    auto timed(const Call& call) {
+        const auto begin = SteadyClock::now();
+        auto result = call();
+        took.push_back(SteadyClock::now() - begin);
+        return result;
+    }
     /// How many blocks so many members hold now.
     std::size_t put(std::uint32_t copies) {
         std::size_t stored = 0;
@@ -70,14 +77,6 @@ struct Chains {
         for (const auto& chain : keys) blocks += timed([&] { return pool.match(chain); }).blocks();
         return blocks;
     }
-    template <class Call>
-    auto timed(const Call& call) {
-        const auto begin = SteadyClock::now();
-        auto result = call();
-        took.push_back(SteadyClock::now() - begin);
-        return result;
-    }
-
     client::PoolClient& pool;
     std::vector<std::vector<client::Digest>> keys;
     std::vector<SteadyClock::duration> took;  ///< by each call
