@@ -46,6 +46,17 @@ struct Cluster {
         return serving == static_cast<std::size_t>(std::ranges::count_if(
                               view.members, [](const auto& member) { return member.owns(); }));
     }
+    /// Of one node: what a client asks without naming a member may be answered by another.
+    [[nodiscard]] std::uint64_t of(std::size_t node, std::string_view name) {
+        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
+            if (member.member.name != fmt::format("node-{}", node)) continue;
+            for (const auto& [each, value] : member.statistics) {
+                if (each == name) return value;
+            }
+        }
+        FAIL("no statistic " << std::string(name) << " of node " << node);
+        return 0;
+    }
     [[nodiscard]] std::uint64_t sum(std::string_view name) {
         std::uint64_t all = 0;
         for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
