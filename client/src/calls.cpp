@@ -39,6 +39,17 @@ bool Call::ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::sp
     return asked.has_value();
 }
 
+void Call::wake_at(Instant at) noexcept {
+    if (wakes_at_ == Instant::never()) begun();
+    wakes_at_ = std::min(wakes_at_, at);
+}
+
+void Call::wake() {
+    wakes_at_ = Instant::never();
+    woken();
+    ended();
+}
+
 void Call::ended() {
     if (--outstanding_ > 0) return;
     begun();  // what goes on may end at once

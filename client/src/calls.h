@@ -48,6 +48,11 @@ public:
     /// When others are asked for what has not been answered.
     [[nodiscard]] Instant patience() const noexcept { return patience_; }
     void set_patience(Instant until) noexcept { patience_ = until; }
+    /// When it goes on by itself, since the pool asked it to wait; never where it does not wait.
+    [[nodiscard]] Instant wakes_at() const noexcept { return wakes_at_; }
+    void wake();
+    /// A match or a get.
+    [[nodiscard]] virtual bool loads() const noexcept { return false; }
     /// Whether another owner can answer in the place of one that is silent.
     [[nodiscard]] virtual bool asks_others() const noexcept { return false; }
 
@@ -62,6 +67,9 @@ protected:
     void ended();
     /// Runs `then` as soon as it is known whether a shard can be asked; the call goes on until then.
     void when_decided(std::uint32_t shard, std::function<void()> then);
+    /// Goes on at `at` by woken(); until then the call does not end but by its deadline.
+    void wake_at(Instant at) noexcept;
+    virtual void woken() {}
     /// All parts have ended: begins others, if there is more to ask.
     virtual void go_on() {}
     /// The call is done: what the pool may still look at is taken back.
@@ -83,6 +91,7 @@ private:
     std::shared_ptr<Shards> shards_;
     Instant deadline_;
     Instant patience_ = Instant::never();
+    Instant wakes_at_ = Instant::never();
     std::size_t outstanding_ = 0;
     bool done_ = false;
     std::vector<std::uint32_t> refreshed_;
@@ -142,6 +151,7 @@ public:
     void answer(std::uint64_t part, const wire::Body& answer) override;
     void lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
+    [[nodiscard]] bool loads() const noexcept override { return true; }
     void read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) override;
     void read_lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] const ReadUser* reads() const noexcept override { return this; }
@@ -196,6 +206,7 @@ private:
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
         bool sent = false;
+        bool delayed = false;  ///< has waited since the pool asked for that
     };
     struct Asked {
         std::uint32_t shard;
@@ -206,6 +217,8 @@ private:
 
     void over() noexcept override;
     void go_on() override;
+    void woken() override { send_next(); }
+    [[nodiscard]] bool holds_back(Chunk& chunk);
     [[nodiscard]] bool accept(std::uint32_t index);
     void begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items);
     void hash_ahead(std::span<const std::uint32_t> items);
@@ -250,6 +263,7 @@ public:
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
+    [[nodiscard]] bool loads() const noexcept override { return true; }
     [[nodiscard]] Match take();
     [[nodiscard]] Pending<Match>::State* held() noexcept { return &held_; }
 

@@ -11,7 +11,8 @@ constexpr std::uint64_t kCursorMask = (std::uint64_t{1} << kCursorBits) - 1;
 
 /// What does not add up over the shards of a server: they agree, or a client is at each of them.
 bool of_one_shard(std::string_view name) {
-    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "members";
+    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "members" ||
+           name.ends_with("_ns") || name.ends_with("_load_level");
 }
 
 }  // namespace

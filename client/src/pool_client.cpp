@@ -61,6 +61,11 @@ struct PoolClient::Inside {
     std::shared_ptr<Shards> shards;
     std::vector<std::shared_ptr<Call>> waiting;  ///< for connections
     std::vector<std::shared_ptr<Call>> active;
+    struct Held {
+        Instant until;
+        std::shared_ptr<Call> call;
+    };
+    std::vector<Held> held;  ///< loads that begin later, since the pool asked for that
     Instant looked{};
     std::unique_ptr<EventSet> events;
 };
@@ -72,8 +77,12 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
     }
     // Half of the time is for those who are asked first.
     if (shards->cluster()) call->set_patience(at + (call->deadline() - at) / 2);
+    const Instant after = call->loads() ? shards->loads_after() : Instant{};
     if (shards->undecided()) {
         waiting.push_back(call);
+    } else if (after > at && after < call->deadline()) {
+        ++shards->held_back().loads_delayed;
+        held.push_back({after, call});
     } else {
         call->begin();
         if (!call->done()) active.push_back(call);
@@ -95,7 +104,14 @@ void PoolClient::Inside::progress() {
             active.push_back(call);
         }
     }
+    std::erase_if(held, [&](const Held& each) {
+        if (each.until > looked) return false;
+        each.call->begin();
+        active.push_back(each.call);
+        return true;
+    });
     for (const auto& call : active) {
+        if (!call->done() && call->wakes_at() <= looked) call->wake();
         call->resume();
         if (call->done() || call->patience() > looked) continue;
         call->set_patience(Instant::never());
@@ -125,7 +141,9 @@ void PoolClient::Inside::expire() {
 
 Instant PoolClient::Inside::next_deadline() const {
     Instant next = shards->next_deadline();
-    for (const auto& call : active) next = std::min({next, call->deadline(), call->patience()});
+    for (const auto& call : active)
+        next = std::min({next, call->deadline(), call->patience(), call->wakes_at()});
+    for (const auto& each : held) next = std::min(next, each.until);
     for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
     return next;
 }
@@ -141,6 +159,7 @@ PoolClient::~PoolClient() {
         call->end(closed);
     }
     for (const auto& call : inside_->waiting) call->end(closed);
+    for (const auto& each : inside_->held) each.call->end(closed);
 }
 
 Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {
@@ -313,8 +332,8 @@ Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, cons
 namespace {
 
 NamespaceInfo info_of(wire::NamespaceInfo&& info) {
-    return {info.namespace_id, std::move(info.model), std::move(info.revision), std::move(info.described),
-            info.replicas};
+    return {info.namespace_id,         std::move(info.model), std::move(info.revision),
+            std::move(info.described), info.replicas,         info.quota};
 }
 
 }  // namespace
@@ -362,7 +381,8 @@ Result<NamespaceInfo> PoolClient::change_namespace(std::string_view model, std::
                                    .model = std::string(model),
                                    .revision = std::string(revision),
                                    .replicas = change.replicas,
-                                   .remove = change.remove};
+                                   .remove = change.remove,
+                                   .quota = change.quota};
     const auto call = inside_->ask(options, std::move(question));
     auto answer = call->take_answer();
     if (!answer) return fail(answer.error());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace cmpool::client {
 namespace {
@@ -130,11 +131,26 @@ void PutCall::send_next() {
     in_flight_.resize(std::max<std::size_t>(in_flight_.size(), shards().count()));
     for (std::size_t part = first_unsent_; part < chunks_.size(); ++part) {
         const std::uint32_t shard = chunks_[part].shard;
-        if (chunks_[part].sent || in_flight_[shard] >= kPutsInFlight) continue;
+        if (chunks_[part].sent || in_flight_[shard] >= kPutsInFlight || holds_back(chunks_[part])) continue;
         chunks_[part].sent = true;
         const bool pulls = shards()[shard].can_pull();
         if ((pulls && send_pulled(part)) || send_payload(part)) ++in_flight_[shard];
     }
+}
+
+// Later, where the pool asks for a pause; not at all, where the call would be over by then.
+bool PutCall::holds_back(Chunk& chunk) {
+    const Instant after = shards()[chunk.shard].stores_after();
+    if (after <= shards().environment().clock->now()) return false;
+    if (after < deadline()) {
+        if (!std::exchange(chunk.delayed, true)) ++shards().held_back().stores_delayed;
+        wake_at(after);
+        return true;
+    }
+    chunk.sent = true;
+    ++shards().held_back().stores_dropped;
+    note({Errc::NoCapacity, "the pool is busy, and asks for a longer pause than this put has time"});
+    return true;
 }
 
 wire::PutItem PutCall::describe(std::uint32_t index) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <cmpool/base/assert.h>
+#include <cmpool/wire/load_level.h>
 
 namespace cmpool::client {
 namespace {
@@ -478,6 +479,14 @@ void Session::place(transport::Lane& lane, Bytes head, std::uint64_t payload_byt
     request->second.asker->place(request->second.part, (*arriving_)->body, into);
 }
 
+void Session::hold_back(std::uint8_t load) {
+    if (load == 0 && load_ == 0) return;
+    const Instant now = environment_.clock->now();
+    load_ = load;
+    stores_after_ = now + wire::store_pause(load);
+    loads_after_ = now + wire::load_pause(load);
+}
+
 void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_bytes) {
     landing_ = 0;
     const bool ours = &lane == lane_.get();
@@ -487,6 +496,7 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_b
     if (!message) {
         return fail_lane({Errc::Corrupt, fmt::format("{}: {}", uri_.address, message.error().detail)});
     }
+    if (ours) hold_back(message->load);
     if (state_ == State::Ready && breaker_.open()) {
         breaker_.close();
         probing_ = false;
@@ -519,6 +529,7 @@ Status Session::status() const {
                   .protocol = server_.protocol,
                   .incarnation = server_.incarnation,
                   .namespace_id = namespace_id_,
+                  .load_level = load_,
                   .trouble = trouble_};
     if (state_ != State::Ready) return status;
     status.pool_uid = lane_->peer().uid;

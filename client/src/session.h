@@ -72,6 +72,11 @@ public:
     [[nodiscard]] const std::optional<Error>& trouble() const noexcept { return trouble_; }
     /// The pool has refused us; trying again is for people.
     [[nodiscard]] bool refused() const noexcept { return refused_; }
+    /// The pool asks that nothing be stored before then, or, where it is pressed harder, loaded by message.
+    [[nodiscard]] Instant stores_after() const noexcept { return stores_after_; }
+    [[nodiscard]] Instant loads_after() const noexcept {
+        return attachment_ == nullptr ? loads_after_ : Instant{};
+    }
     /// A call's deadline passed without an answer.
     void overdue(const Error& why);
 
@@ -156,6 +161,7 @@ private:
     void become_ready();
     void refreshed(const std::optional<Error>& trouble);
     void probe();
+    void hold_back(std::uint8_t load);
 
     void pump(std::unique_ptr<transport::Lane>& lane);
     void completed(const transport::Lane& lane, const transport::Completion& done);
@@ -172,6 +178,9 @@ private:
     State state_ = State::Down;
     Instant attempt_ends_ = Instant::never();
     Breaker breaker_;
+    std::uint8_t load_ = 0;  ///< as the last answer said
+    Instant stores_after_{};
+    Instant loads_after_{};
     bool refused_ = false;
     bool probing_ = false;
     std::optional<Error> trouble_;

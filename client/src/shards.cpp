@@ -334,8 +334,17 @@ void Shards::overdue(const Error& why) {
     }
 }
 
+Instant Shards::loads_after() const noexcept {
+    Instant after{};
+    for (const auto& session : sessions_) after = std::max(after, session->loads_after());
+    return after;
+}
+
 Status Shards::status() const {
     Status status = home_session().status();
+    status.stores_delayed = held_back_.stores_delayed;
+    status.stores_dropped = held_back_.stores_dropped;
+    status.loads_delayed = held_back_.loads_delayed;
     status.epoch = epoch();
     for (std::uint32_t shard = 0; shard < count(); ++shard) {
         if (!in_use(shard)) continue;

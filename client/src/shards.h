@@ -96,6 +96,16 @@ public:
     /// Gives up whatever is not ready.
     void overdue(const Error& why);
 
+    /// What was held back because the pool asked for that.
+    struct HeldBack {
+        std::uint64_t stores_delayed = 0;
+        std::uint64_t stores_dropped = 0;
+        std::uint64_t loads_delayed = 0;
+    };
+    [[nodiscard]] HeldBack& held_back() noexcept { return held_back_; }
+    /// When loads may begin: some shard is pressed hard.
+    [[nodiscard]] Instant loads_after() const noexcept;
+
     [[nodiscard]] Windows& windows() noexcept { return windows_; }
     [[nodiscard]] const Environment& environment() const noexcept { return environment_; }
     [[nodiscard]] const PoolUri& uri() const noexcept { return uri_; }
@@ -136,6 +146,7 @@ private:
     PoolUri uri_;
     NamespaceSpec spec_;
     Windows windows_;
+    HeldBack held_back_;
     std::shared_ptr<ViewBook> book_ = std::make_shared<ViewBook>();
     std::vector<std::shared_ptr<Session>> sessions_;
     std::vector<Node> nodes_;  ///< those of the URI first

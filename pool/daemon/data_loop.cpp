@@ -14,6 +14,9 @@ namespace {
 /// Lanes taken from one listener before others have their turn.
 constexpr int kAcceptsMax = 64;
 
+/// Turns take at most about so long before the loop looks who else is ready.
+constexpr std::chrono::microseconds kLookEvery{50};
+
 // What an event is about: its two highest bits, and a number. A peer's number is given out once, so an
 // event that comes after the peer's end finds nobody.
 constexpr std::uint64_t kPeer = 0;
@@ -62,15 +65,24 @@ void DataLoop::run(pool::Server& server) {
 }
 
 void DataLoop::turn() {
-    const int count = queue_.empty() ? wait() : look(Nanos{0});
+    const int count = turns_.empty() ? wait() : look(Nanos{0});
+    looked_ = clock_.now();
     for (int index = 0; index < count; ++index) handle(events_[static_cast<std::size_t>(index)]);
-    for (auto left = queue_.size(); left > 0; --left) {
-        const PeerId id = queue_.front();
-        queue_.pop_front();
-        serve(id);
+    // Who comes while others have their turns is seen after kLookEvery, and queues behind nobody of a later
+    // kind.
+    while (!turns_.empty()) {
+        serve_next();
+        if (clock_.now() - looked_ >= kLookEvery) break;
     }
     if (clock_.now() >= next_tick_) tick();
     watch_opened();
+}
+
+void DataLoop::serve_next() {
+    const auto turn = turns_.next();
+    const Instant begin = clock_.now();
+    serve(turn.peer, begin - turn.since);
+    turns_.spent(turn, clock_.now() - begin);
 }
 
 int DataLoop::look(Nanos limit) {
@@ -96,8 +108,7 @@ void DataLoop::handle(const epoll_event& event) {
     const std::uint64_t number = event.data.u64 & ~kKinds;
     switch (event.data.u64 & kKinds) {
         case kPeer:
-            if (const auto peer = peers_.find(number); peer != peers_.end() && !peer->second.queued)
-                serve(number);
+            enqueue(number, looked_);
             break;
         case kDoor:
             accept_all(doors_[number]);
@@ -176,21 +187,25 @@ void DataLoop::move_out(PeerId id, std::uint32_t shard) {
 
 // ---- lanes that are here ----
 
-void DataLoop::wake(PeerId id) {
+void DataLoop::wake(PeerId id) { enqueue(id, clock_.now()); }
+
+void DataLoop::enqueue(PeerId id, Instant since) {
     const auto found = peers_.find(id);
     if (found == peers_.end() || found->second.queued) return;
     found->second.queued = true;
-    queue_.push_back(id);
+    turns_.add({id, found->second.tenant, found->second.work, since});
 }
 
-void DataLoop::serve(PeerId id) {
+void DataLoop::serve(PeerId id, Nanos waited) {
     const auto found = peers_.find(id);
     if (found == peers_.end()) return;
     Peer& peer = found->second;
     peer.queued = false;
     serving_ = id;
-    const auto served = server_->serve(id);
+    const auto served = server_->serve(id, waited);
     serving_ = 0;
+    peer.work = served.work;
+    peer.tenant = served.tenant;
     const auto* lane = served.alive ? server_->lane_of(id) : nullptr;
     if (lane == nullptr) {
         spdlog::debug("event peer_left peer {}", id);

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -14,15 +13,16 @@
 #include <cmpool/base/spin.h>
 #include <cmpool/base/unique_fd.h>
 #include <cmpool/pool/server.h>
+#include <cmpool/pool/turns.h>
 #include <cmpool/transport/fabric.h>
 
 #include <sys/epoll.h>
 
 namespace cmpool::daemon {
 
-/// The thread of one shard: waits for lanes, listeners and time, and tells the shard's server. A peer
-/// that has more to do goes to the end of the queue, so that a busy one delays the others by one turn
-/// each. Before it sleeps it looks around for as long as the next request usually takes to come.
+/// The thread of one shard: waits for lanes, listeners and time, and tells the shard's server. Peers have
+/// their turns as pool::Turns says; between them the loop looks who has come meanwhile. Before it sleeps it
+/// looks around for as long as the next request usually takes to come.
 ///
 ///   Lifetime  the server outlives run(); destroyed after it
 ///   Threads   the one that calls run(); post() and stop() from any
@@ -63,6 +63,8 @@ private:
         int fd;
         std::uint32_t watched = 0;  ///< epoll's event mask
         bool queued = false;
+        pool::Work work = pool::Work::Control;  ///< of its next turn
+        std::uint32_t tenant = 0;
     };
 
     DataLoop(UniqueFd epoll, UniqueFd bell) noexcept : epoll_(std::move(epoll)), bell_(std::move(bell)) {}
@@ -74,7 +76,9 @@ private:
     void accept_all(Door& door);
     void watch_opened();
     void enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd);
-    void serve(PeerId id);
+    void enqueue(PeerId id, Instant since);
+    void serve_next();
+    void serve(PeerId id, Nanos waited);
     void move_out(PeerId id, std::uint32_t shard);
     void watch(PeerId id, Peer& peer, std::uint32_t events);
     void run_jobs();
@@ -90,7 +94,8 @@ private:
     pool::Server* server_ = nullptr;
     std::vector<Door> doors_;
     std::unordered_map<PeerId, Peer> peers_;
-    std::deque<PeerId> queue_;  ///< who has more to do
+    pool::Turns turns_;
+    Instant looked_{};
     std::array<epoll_event, kEventsMax> events_;
     PeerId serving_ = 0;
     Instant next_tick_{};

@@ -150,7 +150,8 @@ Result<void> serve(const Options& options) {
     if (plane.fabric != nullptr) config.planes = {plane.address};
     auto shards = Shards::create({clock, entropy, *shm, *meta_thread}, std::move(config));
     if (!shards) return fail(shards.error());
-    meta_thread->start([all = shards->get()](const auto& view) { all->set_view(view); });
+    meta_thread->start([all = shards->get()](const auto& view) { all->set_view(view); },
+                       [all = shards->get()](const auto& info) { all->namespace_changed(info); });
     (*shards)->door().listen(std::move(*remote));
     (*shards)->door().listen(std::move(*local));
     if (plane.listener != nullptr) (*shards)->door().listen(std::move(plane.listener));

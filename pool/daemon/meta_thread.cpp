@@ -16,8 +16,9 @@ MetaThread::MetaThread(std::unique_ptr<meta::Office> office, const Clock& clock)
     CMPOOL_ASSERT(bell_);
 }
 
-void MetaThread::start(Tell tell) {
+void MetaThread::start(Tell tell, TellChange tell_change) {
     tell_ = std::move(tell);
+    tell_change_ = std::move(tell_change);
     thread_ = std::thread([this] { run(); });
     ::pthread_setname_np(thread_.native_handle(), "meta");
 }
@@ -67,6 +68,7 @@ bool MetaThread::run_jobs() {
 }
 
 void MetaThread::publish() {
+    for (const auto& info : office_->take_changes()) tell_change_(info);
     auto view = office_->view();
     if (view == told_) return;
     told_ = view;

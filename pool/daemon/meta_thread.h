@@ -24,14 +24,16 @@ public:
     static constexpr std::chrono::milliseconds kGoodbye{300};
     using Job = std::function<void(meta::Office&)>;
     using Tell = std::function<void(std::shared_ptr<const model::View>)>;
+    using TellChange = std::function<void(const wire::NamespaceInfo&)>;
 
     MetaThread(std::unique_ptr<meta::Office> office, const Clock& clock);
     ~MetaThread();
     MetaThread(const MetaThread&) = delete;
     MetaThread& operator=(const MetaThread&) = delete;
 
-    /// Jobs run from now on. `tell` is called on this thread with each new view, from the first on.
-    void start(Tell tell);
+    /// Jobs run from now on. `tell` is called on this thread with each new view, from the first on, and
+    /// `tell_change` with each namespace that can count on something else.
+    void start(Tell tell, TellChange tell_change);
     /// False when kJobsMax jobs wait already.
     [[nodiscard]] bool post(Job job);
 
@@ -45,6 +47,7 @@ private:
     std::unique_ptr<meta::Office> office_;
     const Clock& clock_;
     Tell tell_;
+    TellChange tell_change_;
     std::shared_ptr<const model::View> told_;
     UniqueFd bell_;
     std::mutex mutex_;  ///< of what follows

@@ -39,6 +39,11 @@ void Shards::set_view(const std::shared_ptr<const model::View>& view) {
         shard->loop->post([server = shard->server.get(), view] { server->set_view(view); });
 }
 
+void Shards::namespace_changed(const wire::NamespaceInfo& info) {
+    for (const auto& shard : shards_)
+        shard->loop->post([server = shard->server.get(), info] { server->namespace_changed(info); });
+}
+
 void Shards::run() {
     std::vector<std::jthread> threads;
     for (std::size_t index = 1; index < shards_.size(); ++index) {

@@ -35,6 +35,7 @@ public:
     [[nodiscard]] DataLoop& door() noexcept { return *shards_.front()->loop; }
     /// Tells every shard. From any thread, as long as run() has not returned.
     void set_view(const std::shared_ptr<const model::View>& view);
+    void namespace_changed(const wire::NamespaceInfo& info);
     /// Serves until the first loop is stopped; then all are.
     void run();
 

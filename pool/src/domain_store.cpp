@@ -21,6 +21,12 @@ constexpr std::size_t kVictimsMax = 256;
 constexpr std::size_t kScrubRecordsMax = 4096;
 /// Blocks that one search has in sight at once: about as many loads as a core keeps under way.
 constexpr std::size_t kFindsAhead = 16;
+/// A namespace at its quota makes room of its own ahead of need up to such a share of what it has.
+constexpr std::uint64_t kAheadOwnShare = 128;
+/// Runs that one search for room would take and may not.
+constexpr std::size_t kRunTriesMax = 64;
+/// Records that are looked at for old blocks before others are evicted.
+constexpr std::size_t kExpireAhead = 1024;
 constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
 
 std::uint32_t seconds(Instant at) noexcept { return static_cast<std::uint32_t>(at.ns / 1'000'000'000); }
@@ -33,11 +39,14 @@ std::uint16_t tag_of(const model::Digest& parent) noexcept {
 }  // namespace
 
 DomainStore::DomainStore(std::unique_ptr<transport::Segment> index, unsigned bucket_bits,
-                         std::uint64_t segment_bytes, std::uint64_t incarnation, const Clock& clock)
+                         std::uint64_t segment_bytes, std::uint64_t incarnation, const Clock& clock,
+                         Quotas& quotas, std::uint32_t domain_id)
     : index_segment_(std::move(index)),
       bucket_bits_(bucket_bits),
       segment_bytes_(segment_bytes),
       clock_(clock),
+      quotas_(quotas),
+      domain_id_(domain_id),
       index_(index_segment_->bytes(), bucket_bits, incarnation) {}
 
 // ---- small things ----
@@ -96,7 +105,20 @@ BlockView DomainStore::view(ExtentId id) const noexcept {
 
 // ---- groups: a list from warmest to coldest block, in which a parent is warmer than its children ----
 
-GroupId DomainStore::new_group(GroupId warmer) {
+std::uint32_t DomainStore::room_of(std::uint32_t namespace_id) {
+    const auto [known, is_new] =
+        room_numbers_.try_emplace(namespace_id, static_cast<std::uint32_t>(rooms_.size()));
+    if (is_new) {
+        rooms_.push_back({.namespace_id = namespace_id,
+                          .space = &quotas_.space(namespace_id, domain_id_),
+                          .policy = Lru(room_links_)});
+    }
+    return known->second;
+}
+
+Space& DomainStore::space(std::uint32_t namespace_id) { return *rooms_[room_of(namespace_id)].space; }
+
+GroupId DomainStore::new_group(std::uint32_t room, GroupId warmer) {
     if (free_groups_.empty()) {
         groups_.emplace_back();
         settled_.push_back(true);
@@ -104,8 +126,9 @@ GroupId DomainStore::new_group(GroupId warmer) {
     }
     const GroupId group = free_groups_.back();
     free_groups_.pop_back();
-    groups_[group] = {};
+    groups_[group] = {.touched = warmer == kNoGroup ? ++touches_made_ : groups_[warmer].touched};
     policy_.insert(group, warmer);
+    rooms_[room].policy.insert(group, warmer);
     return group;
 }
 
@@ -115,9 +138,11 @@ void DomainStore::join_group(ExtentId id, const BlockSpec& spec) {
     const ExtentId parent = spec.parent.is_zero() ? kNoExtent : find(spec.parent);
     const ExtentId warmer = parent != kNoExtent || spec.beside.is_zero() ? parent : find(spec.beside);
     Extent& extent = map_[id];
-    const bool alone = spec.begins_group || parent == kNoExtent;
+    // A chain never leaves its namespace; whoever says so hangs on nothing.
+    const auto ours = [&](ExtentId each) { return each != kNoExtent && map_[each].room == extent.room; };
+    const bool alone = spec.begins_group || !ours(parent);
     if (alone) {
-        extent.group = new_group(warmer == kNoExtent ? kNoGroup : map_[warmer].group);
+        extent.group = new_group(extent.room, ours(warmer) ? map_[warmer].group : kNoGroup);
         if (spec.group != 0 && spec.group != spec.digest.prefix()) keys_[extent.group] = spec.group;
     } else {
         extent.group = map_[parent].group;
@@ -140,6 +165,7 @@ void DomainStore::leave_group(ExtentId id) {
     (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = extent.prev;
     if (group.warmest == kNoExtent) {
         policy_.erase(extent.group);
+        rooms_[extent.room].policy.erase(extent.group);
         set_settled(extent.group, true);
         keys_.erase(extent.group);
         free_groups_.push_back(extent.group);
@@ -148,9 +174,15 @@ void DomainStore::leave_group(ExtentId id) {
     extent.prev = extent.next = kNoExtent;
 }
 
+void DomainStore::warm(std::uint32_t room, GroupId group) {
+    policy_.touch(group);
+    rooms_[room].policy.touch(group);
+    groups_[group].touched = ++touches_made_;
+}
+
 void DomainStore::touch(ExtentId id) {
     Extent& extent = map_[id];
-    policy_.touch(extent.group);
+    warm(extent.room, extent.group);
     Group& group = groups_[extent.group];
     if (group.warmest == id) return;
     map_[extent.prev].next = extent.next;
@@ -253,15 +285,21 @@ std::vector<GroupBlock> DomainStore::blocks_of(GroupId group, std::size_t count_
 // ---- writing ----
 
 DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
-    if (find(spec.digest) != kNoExtent) return {.refused = Outcome::Present};
+    if (const ExtentId known = find(spec.digest); known != kNoExtent) {
+        if (!expired(known)) return {.refused = Outcome::Present};
+        rooms_[map_[known].room].space->expired_bytes += bytes_of(map_[known]);
+        evict({known});
+    }
     if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
         return {.refused = Outcome::Orphan};
     }
+    const std::uint32_t room = room_of(spec.namespace_id);
     const ExtentId id = map_.allocate(model::units_for(spec.length));
     if (id == kNoExtent) return {.refused = Outcome::Refused};
 
     Extent& extent = map_[id];
-    extent.namespace_id = spec.namespace_id;
+    extent.room = room;
+    rooms_[room].space->used_bytes += bytes_of(extent);
     extent.position = spec.position;
     header(extent) = {.digest = spec.digest, .length = spec.length};
     writing_.insert(spec.digest);
@@ -278,6 +316,7 @@ void DomainStore::end_writing(ExtentId id) {
 
 void DomainStore::abort(ExtentId id) {
     end_writing(id);
+    rooms_[map_[id].room].space->used_bytes -= bytes_of(map_[id]);
     map_.free(id);
 }
 
@@ -343,9 +382,10 @@ void DomainStore::free_a_slot(const BlockSpec& spec) {
     apply_touches();
     pins_.refresh();
     const ExtentId parent = find(spec.parent);
+    const std::uint32_t room = room_of(spec.namespace_id);
     std::vector<ExtentId> least;
     for (const ExtentId id : index_.neighbours(spec.digest.prefix())) {
-        if (map_[id].namespace_id != spec.namespace_id) continue;
+        if (map_[id].room != room) continue;
         auto tail = tail_from(id, least.empty() ? kVictimsMax : least.size() - 1);
         if (tail.empty() || std::ranges::find(tail, parent) != tail.end()) continue;
         least = std::move(tail);
@@ -364,6 +404,7 @@ void DomainStore::take_out(ExtentId id) {
     --counts_.live_blocks;
     counts_.live_bytes -= extent.units * kUnitBytes;
     counts_.doomed_bytes += extent.units * kUnitBytes;
+    rooms_[extent.room].space->used_bytes -= bytes_of(extent);
 }
 
 // Gives back what nobody reads; the rest stays doomed. A reader publishes its pin and then looks at
@@ -386,6 +427,7 @@ void DomainStore::evict(const std::vector<ExtentId>& victims) {
     for (const ExtentId id : victims) {
         ++counts_.evicted_blocks;
         counts_.evicted_bytes += map_[id].units * kUnitBytes;
+        rooms_[map_[id].room].space->evicted_bytes += bytes_of(map_[id]);
         take_out(id);
     }
     reclaim(victims);
@@ -422,57 +464,112 @@ std::uint64_t DomainStore::holds() const noexcept {
     return holds;
 }
 
-// From the coldest group's tail on, past what somebody reads. A group that is read is warm.
-std::vector<ExtentId> DomainStore::coldest_blocks(std::uint64_t units) {
+DomainStore::Allowances DomainStore::allowances(const Claim& claim) const {
+    Allowances left(rooms_.size());
+    for (std::size_t at = 0; at < rooms_.size(); ++at) left[at] = claim.allowance(*rooms_[at].space);
+    return left;
+}
+
+// From the tail of a group on, past what somebody reads. A group that is read is warm.
+void DomainStore::take_tail(Room& room, GroupId& group, std::uint64_t& left_bytes, std::uint64_t units,
+                            std::uint64_t& taken, std::vector<ExtentId>& victims) {
+    const GroupId next = room.policy.warmer(group);
+    ExtentId id = groups_[group].coldest;
+    if (busy(map_[id])) warm(map_[id].room, group);
+    for (; id != kNoExtent && !busy(map_[id]); id = map_[id].prev) {
+        if (bytes_of(map_[id]) > left_bytes) {
+            left_bytes = 0;
+            return;
+        }
+        left_bytes -= bytes_of(map_[id]);
+        victims.push_back(id);
+        taken += map_[id].units;
+        if (taken >= units || victims.size() >= kVictimsMax) return;
+    }
+    group = next;
+}
+
+// Of all whom the claim may take from, the coldest first: each loses tails of groups, in its own order.
+std::vector<ExtentId> DomainStore::coldest_blocks(std::uint64_t units, const Claim& claim) {
+    struct Cursor {
+        Room* room;
+        GroupId group;
+        std::uint64_t left_bytes;
+        std::size_t groups_left;
+    };
+    std::vector<Cursor> cursors;
+    for (auto& room : rooms_) {
+        std::uint64_t left = claim.allowance(*room.space);
+        // What is the asker's own does not go ahead of need: it would have less than its quota.
+        if (room.space == &claim.asker() && claim.asker().quota_bytes > 0)
+            left = std::min(left, std::max(claim.bytes(), left / kAheadOwnShare));
+        if (left > 0 && room.policy.coldest() != kNoGroup)
+            cursors.push_back({&room, room.policy.coldest(), left, groups_.size()});
+    }
     std::vector<ExtentId> victims;
     std::uint64_t taken = 0;
-    std::size_t groups_left = groups_.size();
-    GroupId group = policy_.coldest();
-    while (group != kNoGroup && groups_left-- > 0 && taken < units && victims.size() < kVictimsMax) {
-        const GroupId next = policy_.warmer(group);
-        ExtentId id = groups_[group].coldest;
-        if (busy(map_[id])) policy_.touch(group);
-        for (; id != kNoExtent && !busy(map_[id]); id = map_[id].prev) {
-            victims.push_back(id);
-            taken += map_[id].units;
-            if (taken >= units || victims.size() >= kVictimsMax) break;
+    while (taken < units && victims.size() < kVictimsMax) {
+        Cursor* first = nullptr;
+        for (auto& each : cursors) {
+            if (each.group == kNoGroup || each.left_bytes == 0 || each.groups_left == 0) continue;
+            if (first == nullptr || claim.before(*each.room->space, groups_[each.group].touched,
+                                                 *first->room->space, groups_[first->group].touched))
+                first = &each;
         }
-        group = next;
+        if (first == nullptr) break;
+        --first->groups_left;
+        take_tail(*first->room, first->group, first->left_bytes, units, taken, victims);
     }
     return victims;
 }
 
-bool DomainStore::make_room(std::uint64_t length) {
+bool DomainStore::make_room(std::uint64_t length, const Claim& claim) {
     const std::uint32_t units = model::units_for(length);
     if (units * kUnitBytes > segment_bytes_) return false;
     sweep();
     apply_touches();
+    expire(kExpireAhead);
     const std::uint64_t capacity = segment_count_ * segment_bytes_ / kUnitBytes;
     const std::uint64_t want = units + std::min(capacity / 64, kAheadUnitsMax);
     std::uint64_t evicted = 0;
     while (!map_.fits(units)) {
         // Cold blocks gave enough memory, but scattered: clear a run instead of the whole pool. If there
         // is none to clear, more eviction makes none.
-        if (evicted >= 2 * want) return clear_run(units);
+        if (evicted >= 2 * want) return clear_run(units, claim);
         pins_.refresh();
-        const auto victims = coldest_blocks(want);
-        if (victims.empty()) return clear_run(units);
+        const auto victims = coldest_blocks(want, claim);
+        if (victims.empty()) return clear_run(units, claim);
         for (const ExtentId id : victims) evicted += map_[id].units;
         evict(victims);
     }
     return true;
 }
 
+// Whether all of them may go, and what is left to each room then.
+bool DomainStore::affordable(std::span<const ExtentId> victims, Allowances& left) const {
+    Allowances rest = left;
+    for (const ExtentId id : victims) {
+        std::uint64_t& bytes = rest[map_[id].room];
+        if (bytes < bytes_of(map_[id])) return false;
+        bytes -= bytes_of(map_[id]);
+    }
+    left = std::move(rest);
+    return true;
+}
+
 // Finds neighbours that together are long enough and that nobody reads, and evicts them.
-bool DomainStore::clear_run(std::uint32_t units) {
+bool DomainStore::clear_run(std::uint32_t units, const Claim& claim) {
     pins_.refresh();
+    Allowances left = allowances(claim);
+    std::size_t tries = 0;
     for (const ExtentId first : first_extents_) {
         std::vector<ExtentId> run;
         std::uint64_t length = 0;
         for (ExtentId id = first; id != kNoExtent; id = map_[id].after) {
             const Extent& extent = map_[id];
             const bool free = extent.state == ExtentState::Free;
-            if (!free && (extent.state != ExtentState::Live || busy(extent))) {
+            if (!free &&
+                (extent.state != ExtentState::Live || busy(extent) || left[extent.room] < bytes_of(extent))) {
                 run.clear();
                 length = 0;
                 continue;
@@ -480,8 +577,15 @@ bool DomainStore::clear_run(std::uint32_t units) {
             if (!free) run.push_back(id);
             length += extent.units;
             if (length < units) continue;
+            auto victims = with_followers(run);
+            if (!affordable(victims, left)) {
+                if (++tries == kRunTriesMax) return false;
+                run.clear();
+                length = 0;
+                continue;
+            }
             if (run.empty()) map_.bring_forward(id);
-            evict(with_followers(std::move(run)));
+            evict(victims);
             if (map_.fits(units)) return true;
             break;  // a pin came in between: try the next segment
         }
@@ -499,30 +603,102 @@ void DomainStore::add_segment(std::unique_ptr<transport::Segment> segment) {
     ++segment_count_;
 }
 
-bool DomainStore::clear_segment(std::size_t index) {
-    std::vector<ExtentId> victims;
+// What may go goes, with what is behind it; the rest moves.
+bool DomainStore::clear_segment(std::size_t index, const Claim& claim) {
+    std::vector<ExtentId> here;
     for (ExtentId id = first_extents_[index]; id != kNoExtent; id = map_[id].after) {
         const Extent& extent = map_[id];
         if (extent.state == ExtentState::Free) continue;
         if (extent.state != ExtentState::Live || busy(extent)) return false;
-        victims.push_back(id);
+        here.push_back(id);
     }
-    evict(with_followers(std::move(victims)));
-    return map_[first_extents_[index]].units * kUnitBytes == segment_bytes_;
+    Allowances left = allowances(claim);
+    std::unordered_set<ExtentId> gone;
+    std::vector<ExtentId> victims;
+    for (const ExtentId id : here) {
+        if (gone.contains(id)) continue;
+        auto some = with_followers({id});
+        std::erase_if(some, [&](ExtentId each) { return gone.contains(each); });
+        if (!affordable(some, left)) continue;
+        gone.insert(some.begin(), some.end());
+        victims.insert(victims.end(), some.begin(), some.end());
+    }
+    std::erase_if(here, [&](ExtentId each) { return gone.contains(each); });
+    evict(victims);
+    if (!move_away(here, index)) return false;
+    return bytes_of(map_[first_extents_[index]]) == segment_bytes_;
 }
 
-std::unique_ptr<transport::Segment> DomainStore::give_up_segment() {
+// Memory of the segment that is to be emptied is taken aside, so that nothing moves there.
+bool DomainStore::move_away(const std::vector<ExtentId>& movers, std::size_t from) {
+    std::vector<ExtentId> aside;
+    bool all = true;
+    for (const ExtentId id : movers) {
+        if (!model::header_valid(header(map_[id]))) {
+            drop_corrupt(id);
+            continue;
+        }
+        ExtentId to = kNoExtent;
+        while ((to = map_.allocate(map_[id].units)) != kNoExtent &&
+               map_[to].offset_units * kUnitBytes / segment_bytes_ == from)
+            aside.push_back(to);
+        if (to == kNoExtent) {
+            all = false;
+            break;
+        }
+        move_to(to, id);
+    }
+    for (const ExtentId id : aside) map_.free(id);
+    return all;
+}
+
+// Nobody has pinned `from`, or finds it any more when the move has ended; its place among others is `to`'s.
+void DomainStore::move_to(ExtentId to, ExtentId from) {
+    Extent& there = map_[to];
+    Extent& here = map_[from];
+    model::BlockHeader& head = header(there);
+    std::copy_n(reinterpret_cast<const std::byte*>(&header(here)), bytes_of(here),
+                reinterpret_cast<std::byte*>(&head));
+    head.generation = ++inserts_;
+    head.check = model::header_check(head);
+    there.room = here.room;
+    there.position = here.position;
+    there.born_s = here.born_s;
+    there.parent_tag = here.parent_tag;
+    there.generation = static_cast<std::uint32_t>(inserts_) & kGenerationMask;
+    there.state = ExtentState::Live;
+    there.group = here.group;
+    there.prev = std::exchange(here.prev, kNoExtent);
+    there.next = std::exchange(here.next, kNoExtent);
+    Group& group = groups_[there.group];
+    (there.prev == kNoExtent ? group.warmest : map_[there.prev].next) = to;
+    (there.next == kNoExtent ? group.coldest : map_[there.next].prev) = to;
+    here.group = kNoGroup;
+    index_.erase(head.digest.prefix(), from);
+    // The slot that has just been cleared is free.
+    const bool shown = index_.insert(head.digest.prefix(), location(there), to);
+    CMPOOL_ASSERT(shown);
+    here.state = ExtentState::Doomed;
+    counts_.doomed_bytes += bytes_of(here);
+    ++counts_.moved_blocks;
+    reclaim({from});
+}
+
+std::unique_ptr<transport::Segment> DomainStore::give_up_segment(const Claim& claim) {
     sweep();
     apply_touches();
+    expire(kExpireAhead);
     pins_.refresh();
-    // The coldest block's segment first, then the others in turn.
-    const GroupId coldest = policy_.coldest();
-    std::size_t start = 0;
-    if (coldest != kNoGroup)
-        start = map_[groups_[coldest].coldest].offset_units * kUnitBytes / segment_bytes_;
+    std::uint64_t stays = 0;
+    for (const auto& room : rooms_) stays += room.space->used_bytes - claim.allowance(*room.space);
+    if (segment_count_ == 0 || stays > (segment_count_ - 1) * segment_bytes_) return nullptr;
+    // The segment of the block that would go first, then the others in turn.
+    const auto coldest = coldest_blocks(1, claim);
+    const std::size_t start =
+        coldest.empty() ? 0 : map_[coldest.front()].offset_units * kUnitBytes / segment_bytes_;
     for (std::size_t tried = 0; tried < segments_.size(); ++tried) {
         const std::size_t index = (start + tried) % segments_.size();
-        if (segments_[index] == nullptr || !clear_segment(index)) continue;
+        if (segments_[index] == nullptr || !clear_segment(index, claim)) continue;
         map_.remove_segment(first_extents_[index]);
         first_extents_[index] = kNoExtent;
         --segment_count_;
@@ -531,11 +707,34 @@ std::unique_ptr<transport::Segment> DomainStore::give_up_segment() {
     return nullptr;
 }
 
+// ---- age ----
+
+// A second early at most, never late.
+bool DomainStore::expired(ExtentId id) const noexcept {
+    const Extent& extent = map_[id];
+    const std::uint32_t ttl_s = rooms_[extent.room].space->whole.ttl_s;
+    return ttl_s != 0 && seconds(clock_.now()) - extent.born_s >= ttl_s;
+}
+
+void DomainStore::expire(std::size_t records) {
+    if (std::ranges::none_of(rooms_, [](const Room& room) { return room.space->whole.ttl_s != 0; })) return;
+    pins_.refresh();
+    std::vector<ExtentId> old;
+    for (std::size_t looked = 0, most = std::min(map_.size(), records); looked < most; ++looked) {
+        if (expire_next_ >= map_.size()) expire_next_ = 0;
+        const ExtentId id = expire_next_++;
+        if (map_[id].state != ExtentState::Live || !expired(id) || busy(map_[id])) continue;
+        rooms_[map_[id].room].space->expired_bytes += bytes_of(map_[id]);
+        old.push_back(id);
+    }
+    evict(old);
+}
+
 // ---- the rest ----
 
 bool DomainStore::remove(const model::Digest& digest, std::uint32_t namespace_id) {
     const ExtentId id = find(digest);
-    if (id == kNoExtent || map_[id].namespace_id != namespace_id) return false;
+    if (id == kNoExtent || rooms_[map_[id].room].namespace_id != namespace_id) return false;
     ++counts_.removed_blocks;
     take_out(id);
     reclaim({id});
@@ -546,10 +745,14 @@ bool DomainStore::verify(ExtentId id) {
     const Extent& extent = map_[id];
     const model::BlockHeader& head = header(extent);
     if (model::header_valid(head) && model::checksum(payload(extent)) == head.payload_checksum) return true;
+    drop_corrupt(id);
+    return false;
+}
+
+void DomainStore::drop_corrupt(ExtentId id) {
     ++counts_.corrupt_blocks;
     take_out(id);
     reclaim({id});
-    return false;
 }
 
 void DomainStore::scrub(std::uint64_t bytes) {
@@ -566,9 +769,12 @@ void DomainStore::scrub(std::uint64_t bytes) {
 std::uint64_t DomainStore::list(std::uint32_t namespace_id, std::uint64_t cursor, std::size_t limit,
                                 std::vector<wire::ListedBlock>& out) const {
     const std::uint32_t now_s = seconds(clock_.now());
+    const auto known = room_numbers_.find(namespace_id);
+    if (known == room_numbers_.end()) return 0;
     for (; cursor < map_.size() && out.size() < limit; ++cursor) {
         const Extent& extent = map_[static_cast<ExtentId>(cursor)];
-        if (extent.state != ExtentState::Live || extent.namespace_id != namespace_id) continue;
+        if (extent.state != ExtentState::Live || extent.room != known->second) continue;
+        if (expired(static_cast<ExtentId>(cursor))) continue;
         const model::BlockHeader& head = header(extent);
         out.push_back(
             {head.length, extent.position, std::uint64_t{now_s - extent.born_s} * 1000, head.digest});
@@ -582,12 +788,15 @@ std::string DomainStore::check_invariants() const {
     std::uint64_t live = 0;
     std::uint64_t doomed = 0;
     std::uint64_t writing = 0;
+    std::vector<std::uint64_t> used(rooms_.size());
     for (ExtentId id = 0; id < map_.size(); ++id) {
         const Extent& extent = map_[id];
         if (extent.state == ExtentState::Unused) continue;
         units += extent.units;
         if (extent.state == ExtentState::Doomed) doomed += extent.units;
         if (extent.state == ExtentState::Writing) writing += extent.units;
+        if (extent.state == ExtentState::Live || extent.state == ExtentState::Writing)
+            used[extent.room] += bytes_of(extent);
         if (extent.state != ExtentState::Live) continue;
         ++live;
         if (index_.find(header(extent).digest.prefix()) != id)
@@ -606,6 +815,11 @@ std::string DomainStore::check_invariants() const {
     }
     if (writing * kUnitBytes != counts_.writing_bytes) {
         return fmt::format("{} units are being written, {} bytes counted", writing, counts_.writing_bytes);
+    }
+    for (std::size_t at = 0; at < rooms_.size(); ++at) {
+        if (used[at] == rooms_[at].space->used_bytes) continue;
+        return fmt::format("namespace {} has {} bytes, {} counted", rooms_[at].namespace_id, used[at],
+                           rooms_[at].space->used_bytes);
     }
     return {};
 }

@@ -3,6 +3,7 @@
 #include "extent_map.h"
 #include "index_writer.h"
 #include "pin_board.h"
+#include "quotas.h"
 
 #include <cstdint>
 #include <memory>
@@ -61,6 +62,7 @@ struct StoreCounts {
     std::uint64_t evicted_blocks = 0;
     std::uint64_t evicted_bytes = 0;
     std::uint64_t removed_blocks = 0;
+    std::uint64_t moved_blocks = 0;    ///< to another segment, so that theirs could go
     std::uint64_t corrupt_blocks = 0;  ///< whose bytes changed while they lay here
     std::uint64_t changed_blocks = 0;  ///< refused: their bytes changed on the way, as when a writer gave up
 };
@@ -73,21 +75,28 @@ struct StoreCounts {
 ///   Threads one
 class DomainStore {
 public:
-    /// `index` is a segment of IndexWriter::table_bytes(bucket_bits) that the domain's clients may read.
+    /// `index` is a segment of IndexWriter::table_bytes(bucket_bits) that the domain's clients may read;
+    /// `quotas` outlive it.
     DomainStore(std::unique_ptr<transport::Segment> index, unsigned bucket_bits, std::uint64_t segment_bytes,
-                std::uint64_t incarnation, const Clock& clock);
+                std::uint64_t incarnation, const Clock& clock, Quotas& quotas, std::uint32_t domain_id);
+
+    [[nodiscard]] std::uint32_t domain_id() const noexcept { return domain_id_; }
+    /// What a namespace of this domain can count on; made at its first use.
+    [[nodiscard]] Space& space(std::uint32_t namespace_id);
 
     // ---- memory ----
     void add_segment(std::unique_ptr<transport::Segment> segment);
-    /// Empties one segment and gives it up: the coldest that nobody reads. Null when all are read.
-    [[nodiscard]] std::unique_ptr<transport::Segment> give_up_segment();
+    /// Empties one segment and gives it up, for a claim of another domain: the coldest that nobody reads.
+    /// What the claim may not take moves to other segments. Null when all are read, or when there is no room
+    /// for what must stay.
+    [[nodiscard]] std::unique_ptr<transport::Segment> give_up_segment(const Claim& claim);
     [[nodiscard]] const std::vector<std::unique_ptr<transport::Segment>>& segments() const {
         return segments_;
     }
     [[nodiscard]] std::size_t segment_count() const noexcept { return segment_count_; }
-    /// Evicts until a block of `length` bytes fits, and some more, ahead of need. False when nothing
-    /// that would help can go.
-    [[nodiscard]] bool make_room(std::uint64_t length);
+    /// Evicts what the claim may take until a block of `length` bytes fits, and some more, ahead of need.
+    /// False when nothing that would help can go.
+    [[nodiscard]] bool make_room(std::uint64_t length, const Claim& claim);
 
     // ---- writing: a block may have several writers, since one may never come to its end; who commits
     // first stores it, the others hear Present ----
@@ -109,6 +118,8 @@ public:
     /// of the same length.
     void find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
     [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
+    /// Older than its namespace's blocks get: a miss, unless somebody holds it.
+    [[nodiscard]] bool expired(ExtentId extent) const noexcept;
     /// Where the index shows a block that find() has found.
     [[nodiscard]] std::optional<IndexWriter::Shown> shown(const model::Digest& digest,
                                                           ExtentId extent) const noexcept {
@@ -140,7 +151,7 @@ public:
     /// What places it.
     [[nodiscard]] std::uint64_t group_key(GroupId group) const noexcept;
     [[nodiscard]] std::uint32_t namespace_of(GroupId group) const noexcept {
-        return map_[groups_[group].warmest].namespace_id;
+        return rooms_[map_[groups_[group].warmest].room].namespace_id;
     }
     /// Its warmest `count_max` blocks, by their positions, so that parents come before their children;
     /// without those whose parent is not among them.
@@ -154,6 +165,8 @@ public:
     void sweep();
     /// Verifies blocks from where it stopped, about `bytes` of them.
     void scrub(std::uint64_t bytes);
+    /// Evicts blocks that are older than they get, looking at `records` of the map from where it stopped.
+    void expire(std::size_t records);
     /// Live blocks of a namespace from `cursor` on; returns where to go on, 0 at the end.
     std::uint64_t list(std::uint32_t namespace_id, std::uint64_t cursor, std::size_t limit,
                        std::vector<wire::ListedBlock>& out) const;
@@ -165,7 +178,17 @@ private:
     struct Group {
         ExtentId warmest = kNoExtent;
         ExtentId coldest = kNoExtent;
+        std::uint64_t touched = 0;  ///< the number of the touch that was its last, or its parent's
     };
+    /// A namespace's part of the store. Its groups have an order of their own, so that nobody looks at them
+    /// in vain who may not evict them.
+    struct Room {
+        std::uint32_t namespace_id;
+        Space* space;
+        Lru policy{};
+    };
+    /// Bytes that each room may lose, by its number.
+    using Allowances = std::vector<std::uint64_t>;
 
     [[nodiscard]] model::BlockHeader& header(const Extent& extent) const noexcept;
     /// The extent, if it holds this block.
@@ -175,9 +198,14 @@ private:
     [[nodiscard]] bool busy(const Extent& extent) const;
     [[nodiscard]] ExtentId parent_of(const model::Digest& parent) const noexcept;
 
+    [[nodiscard]] std::uint32_t room_of(std::uint32_t namespace_id);
+    [[nodiscard]] static std::uint64_t bytes_of(const Extent& extent) noexcept {
+        return extent.units * model::kUnitBytes;
+    }
     void join_group(ExtentId id, const BlockSpec& spec);
     void leave_group(ExtentId id);
-    [[nodiscard]] GroupId new_group(GroupId warmer);
+    [[nodiscard]] GroupId new_group(std::uint32_t room, GroupId warmer);
+    void warm(std::uint32_t room, GroupId group);
     [[nodiscard]] bool alive(GroupId group, std::uint64_t key) const noexcept {
         return groups_[group].warmest != kNoExtent && group_key(group) == key;
     }
@@ -191,15 +219,24 @@ private:
     void evict(const std::vector<ExtentId>& victims);
     [[nodiscard]] std::vector<ExtentId> with_followers(std::vector<ExtentId> victims) const;
     void take_out(ExtentId id);
+    void drop_corrupt(ExtentId id);
     void reclaim(const std::vector<ExtentId>& extents);
-    [[nodiscard]] std::vector<ExtentId> coldest_blocks(std::uint64_t units);
-    [[nodiscard]] bool clear_run(std::uint32_t units);
-    [[nodiscard]] bool clear_segment(std::size_t index);
+    [[nodiscard]] Allowances allowances(const Claim& claim) const;
+    [[nodiscard]] bool affordable(std::span<const ExtentId> victims, Allowances& left) const;
+    [[nodiscard]] std::vector<ExtentId> coldest_blocks(std::uint64_t units, const Claim& claim);
+    void take_tail(Room& room, GroupId& group, std::uint64_t& left_bytes, std::uint64_t units,
+                   std::uint64_t& taken, std::vector<ExtentId>& victims);
+    [[nodiscard]] bool clear_run(std::uint32_t units, const Claim& claim);
+    [[nodiscard]] bool clear_segment(std::size_t index, const Claim& claim);
+    [[nodiscard]] bool move_away(const std::vector<ExtentId>& movers, std::size_t from);
+    void move_to(ExtentId to, ExtentId from);
 
     std::unique_ptr<transport::Segment> index_segment_;
     unsigned bucket_bits_;
     std::uint64_t segment_bytes_;
     const Clock& clock_;
+    Quotas& quotas_;
+    std::uint32_t domain_id_;
     std::vector<std::unique_ptr<transport::Segment>> segments_;  ///< by index, null once given up
     std::vector<ExtentId> first_extents_;  ///< of each segment: its id never changes, since it absorbs
     std::size_t segment_count_ = 0;
@@ -212,6 +249,10 @@ private:
     std::unordered_map<GroupId, std::uint64_t> keys_;
     std::vector<bool> settled_;  ///< by group; of nobody's too
     std::uint64_t unsettled_ = 0;
+    std::vector<Room> rooms_;
+    std::shared_ptr<Lru::AllLinks> room_links_ = std::make_shared<Lru::AllLinks>();  ///< of all rooms' orders
+    std::unordered_map<std::uint32_t, std::uint32_t> room_numbers_;                  ///< by namespace
+    std::uint64_t touches_made_ = 0;
     std::unordered_multiset<model::Digest> writing_;  ///< once for each writer
     std::unordered_map<ExtentId, BlockSpec> specs_;   ///< of what is being written
     std::vector<ExtentId> doomed_;
@@ -219,6 +260,7 @@ private:
     std::vector<std::uint64_t> touches_;  ///< scratch
     std::uint64_t inserts_ = 0;           ///< the generation of the last one
     ExtentId scrub_next_ = 0;
+    ExtentId expire_next_ = 0;
     StoreCounts counts_;
 };
 

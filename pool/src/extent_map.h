@@ -29,7 +29,7 @@ struct Extent {
     ExtentId prev = kNoExtent;  ///< free: in its size class. Live: warmer in its group
     ExtentId next = kNoExtent;  ///< free: in its size class. Live: colder in its group
     GroupId group = kNoGroup;
-    std::uint32_t namespace_id = 0;
+    std::uint32_t room = 0;  ///< whose it is: the store numbers its namespaces
     std::uint32_t generation = 0;
     std::uint32_t position = 0;
     std::uint32_t holds = 0;   ///< leases and sends that read it

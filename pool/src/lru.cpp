@@ -3,11 +3,12 @@
 namespace cmpool::pool {
 
 void Lru::insert(GroupId group, GroupId parent) {
-    if (group >= links_.size()) links_.resize(group + 1);
-    const GroupId colder = parent == kNoGroup ? warmest_ : links_[parent].colder;
-    links_[group] = {.colder = colder, .warmer = parent};
-    (colder == kNoGroup ? coldest_ : links_[colder].warmer) = group;
-    (parent == kNoGroup ? warmest_ : links_[parent].colder) = group;
+    AllLinks& links = *links_;
+    if (group >= links.size()) links.resize(group + 1);
+    const GroupId colder = parent == kNoGroup ? warmest_ : links[parent].colder;
+    links[group] = {.colder = colder, .warmer = parent};
+    (colder == kNoGroup ? coldest_ : links[colder].warmer) = group;
+    (parent == kNoGroup ? warmest_ : links[parent].colder) = group;
 }
 
 void Lru::touch(GroupId group) {
@@ -17,9 +18,10 @@ void Lru::touch(GroupId group) {
 }
 
 void Lru::erase(GroupId group) {
-    const Links links = links_[group];
-    (links.colder == kNoGroup ? coldest_ : links_[links.colder].warmer) = links.warmer;
-    (links.warmer == kNoGroup ? warmest_ : links_[links.warmer].colder) = links.colder;
+    AllLinks& all = *links_;
+    const Links links = all[group];
+    (links.colder == kNoGroup ? coldest_ : all[links.colder].warmer) = links.warmer;
+    (links.warmer == kNoGroup ? warmest_ : all[links.warmer].colder) = links.colder;
 }
 
 }  // namespace cmpool::pool

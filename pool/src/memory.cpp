@@ -19,6 +19,8 @@ constexpr std::uint64_t kDomainBytesMax = model::kUnitBytes << model::kOffsetBit
 /// insert in a hundred finds both of its buckets full. Pages of it that no entry touches cost nothing.
 constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
 constexpr unsigned kBucketBitsMin = 6;
+/// A domain that had no segment to give up is asked again after so long.
+constexpr std::chrono::milliseconds kGaveNoneFor{100};
 
 unsigned bucket_bits_for(std::uint64_t capacity_bytes) {
     const std::uint64_t slots = capacity_bytes / kIndexedBlockBytes * 8 / 5;
@@ -85,25 +87,30 @@ Result<DomainStore*> Memory::domain(std::uint32_t domain_id) {
             return fail(index.error());
         }
         store = std::make_unique<DomainStore>(std::move(*index), bucket_bits_, segment_bytes_, incarnation_,
-                                              clock_);
+                                              clock_, quotas_, domain_id);
     }
     return store.get();
 }
 
-DomainStore* Memory::richest() const {
-    DomainStore* most = nullptr;
-    for (const auto& [id, store] : domains_) {
-        if (most == nullptr || store->segment_count() > most->segment_count()) most = store.get();
+// Who could not give up a segment is not asked again at once: finding that out may mean looking at all of
+// its blocks.
+std::unique_ptr<transport::Segment> Memory::take_segment(const Claim& claim) {
+    std::vector<Quotas::DomainSegments> all;
+    for (const auto& [id, store] : domains_) all.push_back({id, store->segment_count()});
+    for (const std::uint32_t id : quotas_.givers(claim, all, segments_total_, segment_bytes_)) {
+        if (const auto none = gave_none_until_.find(id); none != gave_none_until_.end()) {
+            if (clock_.now() < none->second) continue;
+            gave_none_until_.erase(none);
+        }
+        if (auto segment = domains_.at(id)->give_up_segment(claim)) return segment;
+        gave_none_until_.emplace(id, clock_.now() + kGaveNoneFor);
     }
-    return most;
+    return nullptr;
 }
 
-// A ready segment, or, for a domain that has clearly less than the richest, one of the richest's.
-bool Memory::grow(DomainStore& store) {
+bool Memory::grow(DomainStore& store, const Claim& claim) {
     if (ready_.empty()) {
-        DomainStore* rich = richest();
-        if (rich->segment_count() < store.segment_count() + 2) return false;
-        auto given_up = rich->give_up_segment();
+        auto given_up = take_segment(claim);
         if (given_up == nullptr) return false;
         // Whoever mapped the old memory keeps seeing it until it is punched; so it is never given to
         // another tenant, a new segment is.
@@ -121,10 +128,29 @@ bool Memory::grow(DomainStore& store) {
     return true;
 }
 
+// A segment that nobody has; else what borrowers have, here or elsewhere, whose priority is lowest.
+bool Memory::find_room(DomainStore& store, const Claim& claim, std::uint64_t length) {
+    if (!ready_.empty() || !claim.owns()) return grow(store, claim) || store.make_room(length, claim);
+    std::uint32_t elsewhere = UINT32_MAX;
+    for (const auto& [id, other] : domains_) {
+        if (other.get() != &store) elsewhere = std::min(elsewhere, quotas_.lowest_borrower(claim, id));
+    }
+    const std::uint32_t here = quotas_.lowest_borrower(claim, store.domain_id());
+    const bool here_first = here != UINT32_MAX && here <= elsewhere;
+    return (here_first && store.make_room(length, claim.on_others())) || grow(store, claim) ||
+           store.make_room(length, claim);
+}
+
 DomainStore::Begun Memory::begin(DomainStore& store, const BlockSpec& spec) {
     const auto full = [](const DomainStore::Begun& begun) { return begun.refused == wire::Outcome::Refused; };
     auto begun = store.begin(spec);
-    if (full(begun) && (grow(store) || store.make_room(spec.length))) begun = store.begin(spec);
+    if (!full(begun)) return begun;
+    const Claim claim(store.space(spec.namespace_id), model::units_for(spec.length) * model::kUnitBytes);
+    if (find_room(store, claim, spec.length)) begun = store.begin(spec);
+    if (full(begun) && claim.owns()) {
+        ++owners_refused_;
+        lent_wanted_until_ = clock_.now() + kLentBackWithin;
+    }
     return begun;
 }
 

@@ -14,8 +14,8 @@
 
 namespace cmpool::pool {
 
-/// All memory of a server, and who has it: segments lie ready until a domain needs one, and move
-/// from the domain that has most to one that has less, empty and new.
+/// All memory of a server, and who has it: segments lie ready until a domain needs one, and move, empty and
+/// new, from a domain that borrows to one whose quotas they belong to, or which borrows less (quotas.h).
 ///
 ///   Always  segments ready + segments of the domains == capacity / segment size
 class Memory {
@@ -28,6 +28,12 @@ public:
     [[nodiscard]] Result<DomainStore*> domain(std::uint32_t domain_id);
     /// Begins a block in a domain and makes the room that it needs.
     [[nodiscard]] DomainStore::Begun begin(DomainStore& store, const BlockSpec& spec);
+
+    [[nodiscard]] Quotas& quotas() noexcept { return quotas_; }
+    [[nodiscard]] const Quotas& quotas() const noexcept { return quotas_; }
+    /// Somebody who stays within its quota has found no room lately: nobody's lease may keep what is lent.
+    [[nodiscard]] bool lent_is_wanted() const noexcept { return clock_.now() < lent_wanted_until_; }
+    [[nodiscard]] std::uint64_t owners_refused() const noexcept { return owners_refused_; }
 
     [[nodiscard]] transport::Fabric& fabric() noexcept { return fabric_; }
     [[nodiscard]] std::uint64_t segment_bytes() const noexcept { return segment_bytes_; }
@@ -46,8 +52,9 @@ private:
     /// Memory that clients may read, over whatever fabrics there are. Errors: NoCapacity.
     [[nodiscard]] Result<std::unique_ptr<transport::Segment>> allocate(std::uint64_t bytes, bool prefault,
                                                                        const char* name);
-    [[nodiscard]] bool grow(DomainStore& store);
-    [[nodiscard]] DomainStore* richest() const;
+    [[nodiscard]] bool grow(DomainStore& store, const Claim& claim);
+    [[nodiscard]] std::unique_ptr<transport::Segment> take_segment(const Claim& claim);
+    [[nodiscard]] bool find_room(DomainStore& store, const Claim& claim, std::uint64_t length);
 
     const Clock& clock_;
     transport::Fabric& fabric_;
@@ -57,7 +64,11 @@ private:
     std::size_t segments_total_ = 0;
     unsigned bucket_bits_ = 0;
     std::vector<std::unique_ptr<transport::Segment>> ready_;
+    Quotas quotas_;
     std::map<std::uint32_t, std::unique_ptr<DomainStore>> domains_;
+    std::map<std::uint32_t, Instant> gave_none_until_;  ///< domains that could not give up a segment
+    Instant lent_wanted_until_{};
+    std::uint64_t owners_refused_ = 0;
 };
 
 }  // namespace cmpool::pool

@@ -1,6 +1,9 @@
 #include "server_impl.h"
 
 #include <algorithm>
+#include <tuple>
+
+#include <cmpool/wire/load_level.h>
 
 #include <spdlog/spdlog.h>
 
@@ -58,7 +61,7 @@ transport::Lane* ServerImpl::lane_of(PeerId peer) noexcept {
     return found == nullptr ? members_.lane_of(peer) : found->lane.get();
 }
 
-Server::Served ServerImpl::serve(PeerId peer_id) {
+Server::Served ServerImpl::serve(PeerId peer_id, Nanos waited) {
     if (members_.has(peer_id)) {
         const auto served = members_.serve(peer_id);
         mover_.step(clock_.now());
@@ -67,7 +70,13 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
     Peer* peer = find(peer_id);
     if (peer == nullptr) return {};
     bool busy = false;
+    turn_began_ = clock_.now();
+    turn_waited_ = waited;
+    peer->pulled_in_turn = 0;
+    if (!peer->puts.empty()) service(peer->tenant).pressure.store_waited(waited);
+    advance_puts(*peer);
     for (int round = 0; round < kReceivesPerServe; ++round) {
+        if (round > 0 && clock_.now() - turn_began_ >= kServeTime) break;
         poll(*peer);
         flush(*peer);
         // A client that does not take its answers is not asked for more questions.
@@ -92,7 +101,34 @@ Server::Served ServerImpl::serve(PeerId peer_id) {
     }
     if (peer->leaving) return {.alive = true, .moves_to = peer->leaving->hello.shard};
     const bool reads = peer->outbox.empty() && peer->puts.size() < kPutsPerPeerMax;
-    return {.alive = true, .busy = busy && reads, .reads = reads};
+    const bool pulls = peer->pulled_in_turn >= kPullBytesPerServe && !peer->puts.empty();
+    const bool stores = peer->stores || peer->landing != nullptr || !peer->puts.empty();
+    return {.alive = true,
+            .busy = (busy && reads) || pulls,
+            .reads = reads,
+            .work = peer->member || peer->tenant == 0 ? Work::Control
+                    : stores                          ? Work::Stores
+                                                      : Work::Loads,
+            .tenant = peer->tenant};
+}
+
+Service& ServerImpl::service(std::uint32_t tenant) {
+    auto& known = services_[tenant];
+    if (known == nullptr) known = std::make_unique<Service>();
+    return *known;
+}
+
+// From when the client became ready to now: what it sent earlier has been handled in between.
+void ServerImpl::waited(Peer& peer, std::uint32_t namespace_id, bool stores) {
+    const auto space = std::ranges::find_if(
+        peer.namespaces, [&](const auto& each) { return each.record.namespace_id == namespace_id; });
+    if (space == peer.namespaces.end()) return;
+    peer.tenant = space->record.domain_id;
+    peer.stores = stores;
+    const Nanos wait = turn_waited_ + (clock_.now() - turn_began_);
+    Service& there = service(peer.tenant);
+    (stores ? there.stores : there.loads).add(wait);
+    stores ? there.pressure.store_waited(wait) : there.pressure.load_waited(wait);
 }
 
 void ServerImpl::drop(PeerId peer_id) {
@@ -139,6 +175,7 @@ Result<Server::PeerId> ServerImpl::welcome(Guest guest) {
 void ServerImpl::tick() {
     const Instant now = clock_.now();
     if (epoch_heard_of_ > view_->epoch) directory_.behind(std::exchange(epoch_heard_of_, 0));
+    for (const auto& [tenant, each] : services_) each->pressure.fade();
     tell_some();
     expire_leases();
     std::vector<PeerId> stuck;
@@ -158,6 +195,7 @@ void ServerImpl::tick() {
     for (const auto& [id, store] : memory_->domains()) {
         store->sweep();
         store->scrub(kScrubBytesPerTick);
+        store->expire(kExpireRecordsPerTick);
     }
 }
 
@@ -169,6 +207,23 @@ void ServerImpl::set_view(std::shared_ptr<const model::View> view) {
     all_told_ = false;
     members_.set_epoch(view_->epoch);
     mover_.set_view(view_);
+    // Each member keeps its weight's part of every quota, and each shard an equal part of that.
+    std::uint64_t own = 0;
+    std::uint64_t all = 0;
+    for (const auto& member : view_->members) {
+        if (!member.owns()) continue;
+        all += member.weight;
+        if (member.node_id == config_.node_id) own = member.weight;
+    }
+    if (own == 0) own = all = 1;
+    memory_->quotas().set_part(own, all * config_.shards);
+}
+
+void ServerImpl::namespace_changed(const wire::NamespaceInfo& info) {
+    if (Space* space = memory_->quotas().find(info.namespace_id)) memory_->quotas().set(*space, info.quota);
+    for (const auto& [node_id, lane] : joined_) {
+        if (Peer* peer = find(lane.first)) send(*peer, 0, wire::Namespaces{{info}});
+    }
 }
 
 void ServerImpl::learn(Peer& peer, std::uint64_t epoch) {
@@ -219,6 +274,7 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
     if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
     learn(peer, message->epoch);
     const auto& ask = std::get<wire::Put>(message->body);
+    waited(peer, ask.namespace_id, true);
     std::uint64_t expected = 0;
     for (const auto& item : ask.items) expected += item.length;
     if (!ask.window.empty() || expected != payload_bytes) return;
@@ -262,6 +318,13 @@ void ServerImpl::message(Peer& peer, Bytes head) {
             {Errc::Denied, fmt::format("expected Hello first, saw {}", wire::name_of(message->body))});
     }
     learn(peer, message->epoch);
+    std::visit(
+        [&]<class Ask>(const Ask& ask) {
+            constexpr bool kLoads = std::is_same_v<Ask, wire::Get> || std::is_same_v<Ask, wire::Match> ||
+                                    std::is_same_v<Ask, wire::Exists>;
+            if constexpr (kLoads || std::is_same_v<Ask, wire::Put>) waited(peer, ask.namespace_id, !kLoads);
+        },
+        message->body);
     std::visit([&](const auto& ask) { handle(peer, message->request_id, ask); }, message->body);
 }
 
@@ -327,6 +390,7 @@ void ServerImpl::open_done(PeerId peer_id, std::uint64_t id, bool by_member, Res
     const auto store = memory_->domain(record->domain_id);
     if (!store) return refuse(*peer, id, store.error());
     mover_.know(*record, **store);
+    memory_->quotas().set((*store)->space(record->namespace_id), record->quota);
     const wire::NamespaceOpened answer{.namespace_id = record->namespace_id,
                                        .secret = {by_member ? model::Secret{} : record->secret},
                                        .lease_bytes_max = lease_bytes_max_,
@@ -368,6 +432,7 @@ void ServerImpl::meta_answered(PeerId peer_id, std::uint64_t id,
     }
     --peer->asking;
     if (!answer) return refuse(*peer, id, answer.error());
+    if (node_id != 0) peer->member = true;
     if (node_id != 0) joined_.insert_or_assign(node_id, std::pair(peer_id, incarnation));
     send(*peer, id, std::move(*answer));
 }
@@ -391,7 +456,12 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::StatsRequest&)
 
 void ServerImpl::send(Peer& peer, std::uint64_t id, wire::Body body, std::span<const Bytes> gather,
                       std::vector<Held> held) {
-    const Bytes head = encoder_.encode({.request_id = id, .epoch = view_->epoch, .body = std::move(body)});
+    std::uint8_t load = 0;
+    if (const auto known = services_.find(peer.tenant); peer.tenant != 0 && known != services_.end())
+        load = known->second->pressure.level(clock_.now());
+    if (load >= wire::kLoadStores) ++counts_.slowed_answers;
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = view_->epoch, .body = std::move(body), .load = load});
     if (peer.outbox.empty() && post(peer, head, gather, held)) return;
     peer.outbox.push_back({{head.begin(), head.end()}, {gather.begin(), gather.end()}, std::move(held)});
     if (peer.stuck_since == Instant::never()) peer.stuck_since = clock_.now();
@@ -469,6 +539,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         blocks.evicted_blocks += counts.evicted_blocks;
         blocks.evicted_bytes += counts.evicted_bytes;
         blocks.removed_blocks += counts.removed_blocks;
+        blocks.moved_blocks += counts.moved_blocks;
         blocks.corrupt_blocks += counts.corrupt_blocks;
         blocks.changed_blocks += counts.changed_blocks;
         const auto from_clients = store->pins().counts();
@@ -496,6 +567,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"evicted_blocks", blocks.evicted_blocks},
         {"evicted_bytes", blocks.evicted_bytes},
         {"removed_blocks", blocks.removed_blocks},
+        {"moved_blocks", blocks.moved_blocks},
         {"corrupt_blocks", blocks.corrupt_blocks},
         {"match_calls", counts_.match_calls + clients.match_calls},
         {"match_blocks_asked", counts_.match_blocks_asked + clients.match_blocks_asked},
@@ -516,6 +588,8 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"leases_given", counts_.leases_given},
         {"leases_expired", counts_.leases_expired},
         {"leases_refused", counts_.leases_refused},
+        {"slowed_answers", counts_.slowed_answers},
+        {"owners_refused", memory_->owners_refused()},
         {"epoch", view_->epoch},
         {"members", static_cast<std::uint64_t>(std::ranges::count_if(
                         view_->members, [](const auto& member) { return member.owns(); }))},
@@ -538,6 +612,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
     for (const auto& body : kRequests) {
         stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
     }
+    add_tenant_stats(stats);
     if (config_.add_host_stats) config_.add_host_stats(stats);
     return stats;
 }
@@ -545,6 +620,37 @@ std::vector<wire::Stat> ServerImpl::stats() const {
 bool ServerImpl::holds(const model::Digest& block) const {
     return std::any_of(memory_->domains().begin(), memory_->domains().end(),
                        [&](const auto& domain) { return domain.second->find(block) != kNoExtent; });
+}
+
+// By number: whose they are is their tenants' business.
+void ServerImpl::add_tenant_stats(std::vector<wire::Stat>& stats) const {
+    std::vector<std::pair<std::uint32_t, const Space*>> spaces;
+    for (const auto& [id, space] : memory_->quotas().spaces()) spaces.emplace_back(id, &space);
+    std::ranges::sort(spaces, [](const auto& one, const auto& other) {
+        return std::tuple(other.second->used_bytes, one.first) <
+               std::tuple(one.second->used_bytes, other.first);
+    });
+    if (spaces.size() > kSpacesShown) spaces.resize(kSpacesShown);
+    for (const auto& [id, space] : spaces) {
+        stats.push_back({fmt::format("namespace_{}_bytes", id), space->used_bytes});
+        stats.push_back({fmt::format("namespace_{}_quota_bytes", id), space->quota_bytes});
+        stats.push_back({fmt::format("namespace_{}_evicted_bytes", id), space->evicted_bytes});
+        stats.push_back({fmt::format("namespace_{}_expired_bytes", id), space->expired_bytes});
+    }
+    std::size_t shown = 0;
+    for (const auto& [tenant, each] : services_) {
+        if (++shown > kSpacesShown) break;
+        for (const auto& [name, waits] :
+             {std::pair("load", &each->loads), std::pair("store", &each->stores)}) {
+            const auto prefix = fmt::format("domain_{}_{}", tenant, name);
+            stats.push_back({prefix + "s", waits->count()});
+            stats.push_back(
+                {prefix + "_wait_p50_ns", static_cast<std::uint64_t>(waits->quantile(0.5).count())});
+            stats.push_back(
+                {prefix + "_wait_p99_ns", static_cast<std::uint64_t>(waits->quantile(0.99).count())});
+        }
+        stats.push_back({fmt::format("domain_{}_load_level", tenant), each->pressure.level(clock_.now())});
+    }
 }
 
 std::string ServerImpl::check_invariants() const {

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <cmpool/pool/pressure.h>
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/lane.h>
 #include <cmpool/wire/messages.h>
@@ -28,8 +29,11 @@ inline constexpr std::uint64_t kPullBytes = 256 * KiB;
 inline constexpr std::uint64_t kAnswerBytesMax = 64 * MiB;
 /// Namespaces that one client has open at once.
 inline constexpr std::size_t kNamespacesPerPeerMax = 64;
-/// Work of one serve(): receive() calls before others have their turn.
+/// Work of one serve(), before others have their turn: receive() calls, the time after which no other one
+/// begins, and bytes that are read from a client's memory.
 inline constexpr int kReceivesPerServe = 4;
+inline constexpr std::chrono::microseconds kServeTime{50};
+inline constexpr std::uint64_t kPullBytesPerServe = 2 * kPullBytes;
 /// Questions of one client that are on their way to meta.
 inline constexpr std::size_t kAsksPerPeerMax = 64;
 /// Clients that are told of a new view at each tick, though they have not asked anything.
@@ -42,6 +46,13 @@ inline constexpr std::chrono::milliseconds kCooling{200};
 inline constexpr std::uint64_t kCoolingShare = 16;
 /// Bytes verified in the background at each tick.
 inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
+
+/// Records looked at for blocks that are older than they get, at each tick.
+inline constexpr std::size_t kExpireRecordsPerTick = 8192;
+/// Namespaces that the statistics show, those with most bytes first.
+inline constexpr std::size_t kSpacesShown = 64;
+/// Longest lease on what is lent, while somebody has a quota; after it the blocks may have to cool.
+inline constexpr std::chrono::milliseconds kLentLeaseMax = kLentBackWithin - kCooling;
 
 /// An extent that keeps its bytes for somebody.
 struct Held {
@@ -133,12 +144,24 @@ struct Peer final : transport::Receiver {
     std::deque<Sending> sending;  ///< a lane sends in order, so the next to end is in front
     Instant stuck_since = Instant::never();
     std::uint64_t leased_bytes = 0;
+    std::uint32_t tenant = 0;          ///< whose domain it asked for last; 0: none yet
+    bool stores = false;               ///< its last message was a put
+    bool member = false;               ///< a member of the cluster has joined on it
+    std::uint64_t pulled_in_turn = 0;  ///< bytes
+};
+
+/// How long one tenant's messages wait here, and what it is told about that.
+struct Service {
+    WaitHistogram loads;
+    WaitHistogram stores;
+    Pressure pressure;
 };
 
 struct Lease {
     Server::PeerId peer;
     Instant ends;
     DomainStore* store;
+    Space* space;
     std::vector<ExtentId> extents;
     std::uint64_t bytes;
     bool one_sided = false;  ///< its holder knows where the blocks lie
@@ -152,7 +175,7 @@ public:
     ~ServerImpl() override;
 
     Result<PeerId> add(std::unique_ptr<transport::Lane> lane) override;
-    Served serve(PeerId peer) override;
+    Served serve(PeerId peer, Nanos waited) override;
     std::vector<PeerId> opened() override { return members_.opened(); }
     transport::Lane* lane_of(PeerId peer) noexcept override;
     void drop(PeerId peer) override;
@@ -160,6 +183,7 @@ public:
     Result<PeerId> welcome(Guest guest) override;
     void set_view(std::shared_ptr<const model::View> view) override;
     void tick() override;
+    void namespace_changed(const wire::NamespaceInfo& info) override;
     std::vector<wire::Stat> stats() const override;
     bool holds(const model::Digest& block) const override;
     std::string check_invariants() const override;
@@ -183,6 +207,7 @@ private:
         std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
         std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
         std::uint64_t meta_questions = 0;
+        std::uint64_t slowed_answers = 0;
         std::uint64_t peers_refused = 0, peers_broken = 0, peers_stuck = 0;
     };
 
@@ -209,6 +234,9 @@ private:
     template <class Other>
     void handle(Peer& peer, std::uint64_t id, const Other&);
 
+    void add_tenant_stats(std::vector<wire::Stat>& stats) const;
+    void waited(Peer& peer, std::uint32_t namespace_id, bool stores);
+    [[nodiscard]] Service& service(std::uint32_t tenant);
     enum class Right : std::uint8_t { Everything, ToPut };
     /// Null, and answered, where the peer may not do this there.
     [[nodiscard]] OpenedNamespace* opened(Peer& peer, std::uint64_t id, std::uint32_t namespace_id,
@@ -279,6 +307,9 @@ private:
     Counts counts_;
     MemberLanes members_;
     Mover mover_;
+    std::map<std::uint32_t, std::unique_ptr<Service>> services_;  ///< by tenant
+    Instant turn_began_{};
+    Nanos turn_waited_{0};
     /// Answers of the directory that come after our end find it gone.
     std::shared_ptr<ServerImpl*> self_ = std::make_shared<ServerImpl*>(this);
 };

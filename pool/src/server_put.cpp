@@ -132,6 +132,7 @@ void ServerImpl::post_reads(Peer& peer, IncomingPut& put) {
     put.reads_posted += *posted;
     for (const auto& piece : std::span(pieces).first(*posted)) {
         put.bytes_posted += piece.size();
+        peer.pulled_in_turn += piece.size();
         put.read += piece.size();
         if (put.read < put.items[put.reading].payload.size()) continue;
         ++put.reading;
@@ -160,6 +161,8 @@ void ServerImpl::advance_puts(Peer& peer) {
         const auto reading = [&put] { return put.reads_done < put.reads_posted; };
         if (!put.failed && put.window != nullptr && !reading()) {
             put.sum_up(put.bytes_posted);
+            // Others come first now; serve() says that there is more to do.
+            if (put.reading < put.items.size() && peer.pulled_in_turn >= kPullBytesPerServe) return;
             post_reads(peer, put);
         }
         // Memory that a read may still fill is given back only when that read has ended.
@@ -188,6 +191,8 @@ void ServerImpl::finish_put(Peer& peer, IncomingPut& put) {
         if (put.outcomes[item.index] == Outcome::Ok) counts_.put_bytes += item.payload.size();
     }
     put.items.clear();
+    if (std::ranges::find(put.outcomes, Outcome::Refused) != put.outcomes.end())
+        service(peer.tenant).pressure.store_refused(clock_.now());
     for (const Outcome outcome : put.outcomes) {
         if (outcome == Outcome::Ok) ++counts_.put_stored;
         if (outcome == Outcome::Present) ++counts_.put_present;

@@ -70,12 +70,19 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Attach& ask) {
 
 // ---- match, lease, release ----
 
+namespace {
+
+bool missing(const DomainStore& store, ExtentId id) { return id == kNoExtent || store.expired(id); }
+
+}  // namespace
+
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
     const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
     if (space == nullptr) return;
     std::vector<ExtentId> run(ask.chain.size());
     space->store->find(ask.chain, run);
-    run.erase(std::ranges::find(run, kNoExtent), run.end());
+    run.erase(std::ranges::find_if(run, [&](ExtentId each) { return missing(*space->store, each); }),
+              run.end());
     // From the last to the first, so that the root stays warmest.
     std::for_each(run.rbegin(), run.rend(), [&](ExtentId extent) { space->store->touch(extent); });
     ++counts_.match_calls;
@@ -113,14 +120,24 @@ void ServerImpl::give_lease(Peer& peer, const OpenedNamespace& space, std::vecto
         ++counts_.leases_refused;  // a later miss is legal
         return;
     }
-    const auto lease_for = std::min(std::chrono::milliseconds(ask.lease_ms), kLeaseMax);
+    auto lease_for = std::min(std::chrono::milliseconds(ask.lease_ms), kLeaseMax);
+    Space& owner = space.store->space(space.record.namespace_id);
+    // What is beyond the quota is lent, and comes back within kLentBackWithin.
+    if (memory_->quotas().any() && owner.leased_bytes + bytes > owner.quota_bytes) {
+        if (memory_->lent_is_wanted()) {
+            ++counts_.leases_refused;
+            return;
+        }
+        lease_for = std::min(lease_for, kLentLeaseMax);
+    }
     for (const ExtentId extent : extents) space.store->hold(extent);
     peer.leased_bytes += bytes;
+    owner.leased_bytes += bytes;
     ++counts_.leases_given;
     answer.lease_id = next_lease_++;
     answer.lease_ms = static_cast<std::uint32_t>(lease_for.count());
-    leases_.emplace(answer.lease_id, Lease{peer.id, clock_.now() + lease_for, space.store, std::move(extents),
-                                           bytes, ask.places});
+    leases_.emplace(answer.lease_id, Lease{peer.id, clock_.now() + lease_for, space.store, &owner,
+                                           std::move(extents), bytes, ask.places});
 }
 
 void ServerImpl::expire_leases() {
@@ -144,6 +161,7 @@ void ServerImpl::expire_leases() {
 void ServerImpl::end_lease(std::unordered_map<std::uint64_t, Lease>::iterator lease) {
     for (const ExtentId extent : lease->second.extents) lease->second.store->unhold(extent);
     if (Peer* peer = find(lease->second.peer)) peer->leased_bytes -= lease->second.bytes;
+    lease->second.space->leased_bytes -= lease->second.bytes;
     if (lease->second.cools) cooling_bytes_ -= lease->second.bytes;
     leases_.erase(lease);
 }
@@ -163,7 +181,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Exists& ask) {
     std::vector<ExtentId> found(ask.digests.size());
     space->store->find(ask.digests, found);
     std::vector<Outcome> outcomes;
-    for (const ExtentId extent : found) outcomes.push_back(extent != kNoExtent ? Outcome::Ok : Outcome::Miss);
+    for (const ExtentId extent : found)
+        outcomes.push_back(missing(*space->store, extent) ? Outcome::Miss : Outcome::Ok);
     send(peer, id, wire::Outcomes{.outcomes = outcomes});
 }
 
@@ -184,7 +203,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
     store.find(ask.digests, found);
     for (std::size_t index = 0; index < count; ++index) {
         const ExtentId extent = found[index];
-        if (extent == kNoExtent) continue;
+        // What was leased in time is there until the lease ends.
+        if (missing(store, extent) && (extent == kNoExtent || store.extent(extent).holds == 0)) continue;
         // A block that is named twice is gone the second time, where its bytes were bad.
         if (ask.verify && (store.find(ask.digests[index]) != extent || !store.verify(extent))) continue;
         const BlockView block = store.view(extent);

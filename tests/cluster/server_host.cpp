@@ -152,6 +152,9 @@ void ServerHost::stop() {
 }
 
 void ServerHost::publish() {
+    for (const auto& info : office_->take_changes()) {
+        for (const auto& shard : shards_) shard.server->namespace_changed(info);
+    }
     if (office_->view() == told_) return;
     told_ = office_->view();
     for (const auto& shard : shards_) shard.server->set_view(told_);

@@ -34,7 +34,7 @@ struct Store {
         : group_blocks(its_group_blocks),
           bytes_each(segment_bytes),
           store(std::make_unique<HeapSegment>(IndexWriter::table_bytes(bucket_bits)), bucket_bits,
-                segment_bytes, 0x77, clock) {
+                segment_bytes, 0x77, clock, quotas, 1) {
         for (std::size_t at = 0; at < segments; ++at) add_segment();
     }
     void add_segment() { store.add_segment(std::make_unique<HeapSegment>(bytes_each)); }
@@ -50,8 +50,16 @@ struct Store {
     }
     DomainStore::Begun begin(const BlockSpec& block) {
         auto begun = store.begin(block);
-        if (begun.refused == Outcome::Refused && store.make_room(block.length)) begun = store.begin(block);
+        if (begun.refused == Outcome::Refused && make_room(block.length)) begun = store.begin(block);
         return begun;
+    }
+    bool make_room(std::uint64_t length) {
+        return store.make_room(length, {store.space(kSpace), model::units_for(length) * model::kUnitBytes});
+    }
+    /// For somebody of another domain, within its quota.
+    std::unique_ptr<transport::Segment> give_up_segment() {
+        const Space stranger{.domain_id = 2};
+        return store.give_up_segment({stranger, 0});
     }
     Outcome put(const BlockSpec& block, Bytes bytes) {
         const auto begun = begin(block);
@@ -88,6 +96,7 @@ struct Store {
 
     TestClock clock;
     FakeProcesses processes;
+    Quotas quotas;
     std::uint32_t group_blocks;
     std::uint64_t bytes_each;
     DomainStore store;
@@ -425,7 +434,7 @@ TEST_CASE("a put never fails while a run that nobody reads is long enough") {
         const auto length = [](std::uint64_t units) {
             return static_cast<std::uint32_t>(units * model::kUnitBytes - model::kHeaderBytes);
         };
-        CHECK_FALSE(one.store.make_room(length(longest + 1)));
+        CHECK_FALSE(one.make_room(length(longest + 1)));
         one.check();
         REQUIRE(one.put({.number = 1'000'000, .length = length(longest)}) == Outcome::Ok);
         one.check();
@@ -468,7 +477,7 @@ TEST_CASE("a put that cannot fit does not empty the pool") {
         if (number % 16 == 0) one.store.hold(one.find(number));
     }
     const std::uint64_t before = one.store.counts().live_blocks;
-    CHECK_FALSE(one.store.make_room(128 * KiB));
+    CHECK_FALSE(one.make_room(128 * KiB));
     CHECK(one.store.counts().live_blocks > before / 2);
     one.check();
 }
@@ -542,7 +551,7 @@ TEST_CASE("random operations never show bytes that were not put") {
                     one.store.scrub(4 * KiB);
                     break;
                 case 10:
-                    if (rng.chance(0.2) && one.store.give_up_segment() != nullptr) one.add_segment();
+                    if (rng.chance(0.2) && one.give_up_segment() != nullptr) one.add_segment();
                     break;
             }
             one.check();
@@ -640,10 +649,10 @@ TEST_CASE("a segment that is given up takes its blocks along, unless somebody re
         REQUIRE(one.put(nodes.back()) == Outcome::Ok);
     }
     for (const std::uint64_t number : {1, 9, 17}) one.store.hold(one.find(number));
-    CHECK(one.store.give_up_segment() == nullptr);
+    CHECK(one.give_up_segment() == nullptr);
     one.check();
     one.store.unhold(one.find(9));
-    REQUIRE(one.store.give_up_segment() != nullptr);
+    REQUIRE(one.give_up_segment() != nullptr);
     CHECK(one.store.segment_count() == 2);
     one.check();
     for (const Node& node : nodes) CHECK(one.has(node.number) == (node.number < 9 || node.number > 16));
@@ -691,8 +700,8 @@ TEST_CASE("memory moves from the domain that has most to one that has less, a se
     auto& rich = **memory.domain(1);
     const auto put = [&](DomainStore& store, std::uint64_t number) {
         const auto bytes = bytes_of(number, 200 * KiB);
-        const auto begun =
-            memory.begin(store, {.namespace_id = 1, .digest = digest_of(number), .length = 200 * KiB});
+        const auto begun = memory.begin(
+            store, {.namespace_id = store.domain_id(), .digest = digest_of(number), .length = 200 * KiB});
         if (begun.refused) return *begun.refused;
         std::ranges::copy(bytes, begun.payload.begin());
         const Outcome outcome = store.commit(begun.extent, model::checksum(bytes));

@@ -84,7 +84,8 @@ public:
 
 struct Scene {
     explicit Scene(std::uint32_t replicas = 2, std::uint64_t rate = 1 * GiB)
-        : store(std::make_unique<HeapSegment>(IndexWriter::table_bytes(8)), 8, 1 * MiB, 0x77, clock),
+        : store(std::make_unique<HeapSegment>(IndexWriter::table_bytes(8)), 8, 1 * MiB, 0x77, clock, quotas,
+                1),
           mover(1, rate, members) {
         store.add_segment(std::make_unique<HeapSegment>(1 * MiB));
         model::NamespaceRecord space{.namespace_id = kSpace, .domain_id = 1, .replicas = replicas};
@@ -146,6 +147,7 @@ struct Scene {
 
     TestClock clock;
     FakeMembers members;
+    Quotas quotas;
     DomainStore store;
     Mover mover;
     model::Placement places{2};

@@ -10,8 +10,9 @@ namespace cmpool::transport {
 
 namespace {
 
-constexpr std::uint64_t kReceiveBytesMax = 4 * MiB;
-constexpr std::size_t kReceiveMessagesMax = 64;
+// Of one receive(): others have their turns in between.
+constexpr std::uint64_t kReceiveBytesMax = 512 * KiB;
+constexpr std::size_t kReceiveMessagesMax = 16;
 constexpr std::uint64_t kLargePayloadBytes = 16 * KiB;
 constexpr std::size_t kHeadsBytes = 2 * KiB;         // most heads are shorter
 constexpr std::size_t kBigHeadKeptBytes = 64 * KiB;  // a larger buffer is given back after use
@@ -66,7 +67,7 @@ Inbox::Filled StreamLane::fill() {
         const bool large = header_.payload_bytes >= kLargePayloadBytes;
         return inbox_.fill(socket_.get(), large ? kHeadsBytes : Inbox::kInboxBytes);
     }
-    const auto filled = Inbox::fill(socket_.get(), *landing_, payload_left_);
+    const auto filled = Inbox::fill(socket_.get(), *landing_, std::min(payload_left_, kReceiveBytesMax));
     payload_left_ -= filled.bytes;
     return filled;
 }

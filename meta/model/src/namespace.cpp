@@ -74,4 +74,16 @@ std::string difference(const NamespaceSpec& ours, const NamespaceSpec& theirs) {
     return text;
 }
 
+Result<void> QuotaChange::check() const {
+    if (priority.value_or(0) > kPriorityMax)
+        return fail(Errc::Invalid, "expected a priority up to {}, saw {}", kPriorityMax, *priority);
+    if (ttl_s.value_or(0) > kTtlMax)
+        return fail(Errc::Invalid, "expected a life of blocks up to {} s, saw {}", kTtlMax, *ttl_s);
+    return {};
+}
+
+void QuotaChange::apply(Quota& quota) const noexcept {
+    quota = {bytes.value_or(quota.bytes), priority.value_or(quota.priority), ttl_s.value_or(quota.ttl_s)};
+}
+
 }  // namespace cmpool::model

@@ -116,6 +116,10 @@ void Branch::message(transport::Lane&, Bytes head, std::uint64_t) {
         members != nullptr && members->view.epoch > view_->epoch) {
         view_ = std::make_shared<const model::View>(members->view);
     }
+    if (const auto* namespaces = std::get_if<wire::Namespaces>(&message->body);
+        namespaces != nullptr && message->request_id == 0) {
+        for (const auto& info : namespaces->namespaces) take_change(info);
+    }
     if (message->request_id == 0) return;
     if (message->request_id == own_id_) return own_answer(message->body);
     const auto asked = asks_.extract(message->request_id);
@@ -224,7 +228,8 @@ void Branch::open_namespace(const model::NamespaceSpec& spec, const model::Diges
                                             .domain_id = resolved->domain_id,
                                             .secret = resolved->secret.bytes,
                                             .spec = spec,
-                                            .replicas = resolved->replicas};
+                                            .replicas = resolved->replicas,
+                                            .quota = resolved->quota};
         remember(key, record);
         if (key != for_members) remember(for_members, record);
         done(record);
@@ -241,6 +246,14 @@ void Branch::remember(const std::string& key, const model::NamespaceRecord& reco
     if (memory_.size() <= kRememberedMax) return;
     remembered_.erase(memory_.back().key);
     memory_.pop_back();
+}
+
+// What is told without meta later is what meta would tell.
+void Branch::take_change(const wire::NamespaceInfo& info) {
+    for (auto& known : memory_) {
+        if (known.record.namespace_id == info.namespace_id) known.record.quota = info.quota;
+    }
+    changed(info);
 }
 
 Result<model::NamespaceRecord> Branch::recall(const std::string& key, const Error& why) {

@@ -63,6 +63,7 @@ private:
     void forward(wire::Body question, AskDone done);
     [[nodiscard]] std::uint64_t send(wire::Body body);
     void remember(const std::string& key, const model::NamespaceRecord& record);
+    void take_change(const wire::NamespaceInfo& info);
     [[nodiscard]] Result<model::NamespaceRecord> recall(const std::string& key, const Error& why);
 
     const Clock& clock_;

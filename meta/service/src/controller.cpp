@@ -210,8 +210,10 @@ Result<model::NamespaceRecord> Controller::change(const model::NamespaceSpec& na
     if (change.replicas > model::kReplicasMax) {
         return fail(Errc::Invalid, "expected 1 to {} replicas, saw {}", model::kReplicasMax, change.replicas);
     }
+    if (auto checked = change.quota.check(); !checked) return fail(checked.error());
     auto record = decode_namespace(**found);
     if (!record) return record;
+    change.quota.apply(record->quota);
     if (change.replicas != 0) record->replicas = change.replicas;
     const Entry entries[]{
         {.key = namespace_key(name), .value = encode_namespace(*record), .erase = change.remove}};

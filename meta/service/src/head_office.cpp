@@ -13,8 +13,8 @@ namespace {
 constexpr std::chrono::milliseconds kLook{50};
 
 wire::NamespaceInfo info_of(const model::NamespaceRecord& record) {
-    return {record.namespace_id, record.spec.model, record.spec.revision, record.spec.describe(),
-            record.replicas};
+    return {record.namespace_id,    record.spec.model, record.spec.revision,
+            record.spec.describe(), record.replicas,   record.quota};
 }
 
 class HeadOffice final : public Office {
@@ -100,7 +100,8 @@ private:
         if (ask.open.cluster_key) credential.cluster_key = ask.cluster_key;
         const auto record = open(ask.open.spec, ask.open.fingerprint, credential);
         if (!record) return fail(record.error());
-        return wire::Resolved{record->namespace_id, record->domain_id, {record->secret}, record->replicas};
+        return wire::Resolved{
+            record->namespace_id, record->domain_id, {record->secret}, record->replicas, record->quota};
     }
     Answer answer(const wire::ListNamespaces& ask, Uid uid) {
         const model::NamespaceSpec after{
@@ -114,11 +115,16 @@ private:
         return all;
     }
     Answer answer(const wire::ChangeNamespace& ask, Uid uid) {
-        const auto record = controller_.change(
-            {.tenant = ask.tenant, .model = ask.model, .revision = ask.revision},
-            {.uid = uid, .tenant_key = ask.tenant_key}, {.replicas = ask.replicas, .remove = ask.remove});
+        const auto record =
+            controller_.change({.tenant = ask.tenant, .model = ask.model, .revision = ask.revision},
+                               {.uid = uid, .tenant_key = ask.tenant_key},
+                               {.replicas = ask.replicas, .remove = ask.remove, .quota = ask.quota});
         if (!record) return fail(record.error());
-        return wire::Namespaces{{info_of(*record)}};
+        auto info = info_of(*record);
+        // What nobody finds any more need not be kept from anybody.
+        if (ask.remove) info.quota = {};
+        changed(info);
+        return wire::Namespaces{{std::move(info)}};
     }
     Answer answer(const wire::ChangeMember& ask, Uid uid) {
         if (!is_admin(config_, uid)) {

@@ -87,6 +87,9 @@ std::string encode_namespace(const model::NamespaceRecord& record) {
         .number(spec.block_tokens)
         .number(spec.group_blocks)
         .number(record.replicas)
+        .number(record.quota.bytes)
+        .number(record.quota.priority)
+        .number(record.quota.ttl_s)
         .take();
 }
 
@@ -103,6 +106,11 @@ Result<model::NamespaceRecord> decode_namespace(std::string_view bytes) {
     record.spec.block_tokens = static_cast<std::uint32_t>(reader.number());
     record.spec.group_blocks = static_cast<std::uint32_t>(reader.number());
     if (reader.more()) record.replicas = static_cast<std::uint32_t>(reader.number());
+    if (reader.more()) {
+        record.quota.bytes = reader.number();
+        record.quota.priority = static_cast<std::uint32_t>(reader.number());
+        record.quota.ttl_s = static_cast<std::uint32_t>(reader.number());
+    }
     if (!reader.complete()) return damaged("namespace", bytes);
     return record;
 }

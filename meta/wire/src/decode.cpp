@@ -211,8 +211,14 @@ Resolve take(const fb::Resolve& m, Checks& check) {
     if (m.has_uid()) resolve.uid = m.uid();
     return resolve;
 }
+model::Quota quota(const fb::Quota* value, Checks& check) {
+    if (value->priority() > model::kPriorityMax) check.bad = "a namespace with too high a priority";
+    if (value->ttl_s() > model::kTtlMax) check.bad = "a namespace whose blocks live too long";
+    return {value->bytes(), value->priority(), value->ttl_s()};
+}
 Resolved take(const fb::Resolved& m, Checks& check) {
-    return {m.namespace_id(), m.domain_id(), digest(m.secret()), replicas(m.replicas(), check)};
+    return {m.namespace_id(), m.domain_id(), digest(m.secret()), replicas(m.replicas(), check),
+            quota(m.quota(), check)};
 }
 ListNamespaces take(const fb::ListNamespaces& m, Checks& check) {
     return {check.text(m.tenant(), model::kNameBytesMax), check.text(m.tenant_key(), model::kNameBytesMax),
@@ -225,7 +231,8 @@ ChangeNamespace take(const fb::ChangeNamespace& m, Checks& check) {
             check.text(m.model(), model::kNameBytesMax),
             check.text(m.revision(), model::kNameBytesMax),
             m.replicas(),
-            m.remove()};
+            m.remove(),
+            {m.quota_bytes(), m.priority(), m.ttl_s()}};
 }
 Namespaces take(const fb::Namespaces& m, Checks& check) {
     Namespaces all;
@@ -234,7 +241,8 @@ Namespaces take(const fb::Namespaces& m, Checks& check) {
     for (const auto* each : *m.namespaces()) {
         all.namespaces.push_back({each->namespace_id(), check.text(each->model(), model::kNameBytesMax),
                                   check.text(each->revision(), model::kNameBytesMax),
-                                  check.text(each->described(), kDescribedBytesMax), each->replicas()});
+                                  check.text(each->described(), kDescribedBytesMax), each->replicas(),
+                                  quota(each->quota(), check)});
     }
     return all;
 }
@@ -337,7 +345,7 @@ Result<Message> Decoder::decode(Bytes buffer) {
     }
     const fb::Message& message = *fb::GetMessage(data);
     Checks check;
-    Message out{message.request_id(), message.epoch(), body_of(message, check)};
+    Message out{message.request_id(), message.epoch(), body_of(message, check), message.load()};
     if (check.bad != nullptr) return fail(Errc::Invalid, "{}", check.bad);
     return out;
 }

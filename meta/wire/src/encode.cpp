@@ -161,9 +161,11 @@ Encoded put(Builder& b, const Resolve& m) {
     const auto key = b.CreateString(m.cluster_key);
     return done(fb::Body::Resolve, fb::CreateResolve(b, opened, m.uid.has_value(), m.uid.value_or(0), key));
 }
+fb::Quota quota(const model::Quota& quota) { return {quota.bytes, quota.priority, quota.ttl_s}; }
 Encoded put(Builder& b, const Resolved& m) {
+    const auto room = quota(m.quota);
     return done(fb::Body::Resolved,
-                fb::CreateResolved(b, m.namespace_id, m.domain_id, digest(m.secret), m.replicas));
+                fb::CreateResolved(b, m.namespace_id, m.domain_id, digest(m.secret), m.replicas, &room));
 }
 Encoded put(Builder& b, const ListNamespaces& m) {
     const auto tenant = b.CreateString(m.tenant);
@@ -179,7 +181,8 @@ Encoded put(Builder& b, const ChangeNamespace& m) {
     const auto model = b.CreateString(m.model);
     const auto revision = b.CreateString(m.revision);
     return done(fb::Body::ChangeNamespace,
-                fb::CreateChangeNamespace(b, tenant, key, model, revision, m.replicas, m.remove));
+                fb::CreateChangeNamespace(b, tenant, key, model, revision, m.replicas, m.remove,
+                                          m.quota.bytes, m.quota.priority, m.quota.ttl_s));
 }
 Encoded put(Builder& b, const Namespaces& m) {
     std::vector<flatbuffers::Offset<fb::NamespaceInfo>> all;
@@ -187,8 +190,9 @@ Encoded put(Builder& b, const Namespaces& m) {
         const auto model = b.CreateString(each.model);
         const auto revision = b.CreateString(each.revision);
         const auto described = b.CreateString(each.described);
+        const auto room = quota(each.quota);
         all.push_back(
-            fb::CreateNamespaceInfo(b, each.namespace_id, model, revision, described, each.replicas));
+            fb::CreateNamespaceInfo(b, each.namespace_id, model, revision, described, each.replicas, &room));
     }
     return done(fb::Body::Namespaces, fb::CreateNamespaces(b, b.CreateVector(all)));
 }
@@ -215,8 +219,8 @@ Bytes Encoder::encode(const Message& message) {
     auto& builder = state_->builder;
     builder.Clear();
     const auto [type, body] = std::visit([&](const auto& m) { return put(builder, m); }, message.body);
-    fb::FinishMessageBuffer(builder,
-                            fb::CreateMessage(builder, message.request_id, message.epoch, type, body));
+    fb::FinishMessageBuffer(
+        builder, fb::CreateMessage(builder, message.request_id, message.epoch, type, body, message.load));
     return std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize()));
 }
 

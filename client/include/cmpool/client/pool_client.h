@@ -149,10 +149,12 @@ struct NamespaceInfo {
     std::string revision;
     std::string described;  ///< all that its fingerprint covers
     std::uint32_t replicas = 1;
+    model::Quota quota{};
 };
 struct NamespaceChange {
     std::uint32_t replicas = 0;  ///< 0: as it is
     bool remove = false;         ///< what is put under its name from now on is another namespace
+    model::QuotaChange quota{};
 };
 struct MemberChange {
     std::optional<std::uint32_t> weight;
@@ -180,10 +182,14 @@ struct Status {
     std::uint32_t protocol = 0;
     std::uint64_t incarnation = 0;
     std::uint64_t namespace_id = 0;
-    std::uint64_t epoch = 0;          ///< of the newest view that a server has told
-    std::uint32_t members = 0;        ///< that own blocks, by that view
-    std::uint32_t members_ready = 0;  ///< of them, whom we are connected to
-    std::optional<Error> trouble;     ///< why it is not ready
+    std::uint8_t load_level = 0;       ///< as the pool's last answer said: wire/load_level.h
+    std::uint64_t stores_delayed = 0;  ///< parts of puts that waited since the pool asked for that
+    std::uint64_t stores_dropped = 0;  ///< that were not sent, since they would have waited too long
+    std::uint64_t loads_delayed = 0;   ///< matches and gets that waited
+    std::uint64_t epoch = 0;           ///< of the newest view that a server has told
+    std::uint32_t members = 0;         ///< that own blocks, by that view
+    std::uint32_t members_ready = 0;   ///< of them, whom we are connected to
+    std::optional<Error> trouble;      ///< why it is not ready
 };
 
 struct Environment;

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 namespace cmpool::pool {
@@ -30,20 +32,25 @@ public:
 /// warmest, so what stays resident is closed under prefixes.
 class Lru final : public EvictionPolicy {
 public:
-    void insert(GroupId group, GroupId parent) override;
-    void touch(GroupId group) override;
-    void erase(GroupId group) override;
-    [[nodiscard]] GroupId coldest() const override { return coldest_; }
-    [[nodiscard]] GroupId warmer(GroupId group) const override { return links_[group].warmer; }
-    [[nodiscard]] GroupId warmest() const override { return warmest_; }
-    [[nodiscard]] GroupId colder(GroupId group) const override { return links_[group].colder; }
-
-private:
     struct Links {
         GroupId colder = kNoGroup;
         GroupId warmer = kNoGroup;
     };
-    std::vector<Links> links_;
+    using AllLinks = std::vector<Links>;
+
+    Lru() : Lru(std::make_shared<AllLinks>()) {}
+    /// Orders of groups that are in one of them each can share their links.
+    explicit Lru(std::shared_ptr<AllLinks> links) noexcept : links_(std::move(links)) {}
+    void insert(GroupId group, GroupId parent) override;
+    void touch(GroupId group) override;
+    void erase(GroupId group) override;
+    [[nodiscard]] GroupId coldest() const override { return coldest_; }
+    [[nodiscard]] GroupId warmer(GroupId group) const override { return (*links_)[group].warmer; }
+    [[nodiscard]] GroupId warmest() const override { return warmest_; }
+    [[nodiscard]] GroupId colder(GroupId group) const override { return (*links_)[group].colder; }
+
+private:
+    std::shared_ptr<AllLinks> links_;
     GroupId coldest_ = kNoGroup;
     GroupId warmest_ = kNoGroup;
 };

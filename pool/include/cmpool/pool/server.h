@@ -13,6 +13,7 @@
 #include <cmpool/base/units.h>
 #include <cmpool/model/view.h>
 #include <cmpool/pool/directory.h>
+#include <cmpool/pool/turns.h>
 #include <cmpool/transport/fabric.h>
 #include <cmpool/wire/messages.h>
 
@@ -91,8 +92,12 @@ public:
         bool busy = false;
         bool reads = true;
         std::optional<std::uint32_t> moves_to;  ///< another shard, by give_away()
+        // For its next turn:
+        Work work = Work::Control;
+        std::uint32_t tenant = 0;
     };
-    virtual Served serve(PeerId peer) = 0;
+    /// `waited` is how long ago it became ready.
+    virtual Served serve(PeerId peer, Nanos waited = Nanos{0}) = 0;
     /// Lanes to other members that it has opened since the last call: to be served like those that came in.
     [[nodiscard]] virtual std::vector<PeerId> opened() = 0;
     /// The peer's lane, for whoever waits on its event fd; null once it is gone.
@@ -107,6 +112,9 @@ public:
     /// The cluster is this from now on: clients whose requests show that they do not know yet are told
     /// before they are answered, the others soon. Older views are ignored.
     virtual void set_view(std::shared_ptr<const model::View> view) = 0;
+
+    /// A namespace can count on something else from now on; members that have joined here are told.
+    virtual void namespace_changed(const wire::NamespaceInfo& info) = 0;
 
     /// Ends what has run out (leases, stuck peers, pins of dead processes) and scrubs a little.
     /// Call it every kTickInterval.

@@ -58,10 +58,10 @@ public:
         add(wire::Leave{6, 7});
         add(wire::Lease{3000});
         add(wire::Resolve{{spec(), "tenant key", digest(1), "cluster key"}, 1000, "cluster key"});
-        add(wire::Resolved{3, 4, digest(5), 2});
+        add(wire::Resolved{3, 4, digest(5), 2, {1ULL << 40, 7, 3600}});
         add(wire::ListNamespaces{"acme", "tenant key", "m", "1"});
-        add(wire::ChangeNamespace{"acme", "tenant key", "m", "1", 2, true});
-        add(wire::Namespaces{{{3, "m", "1", "dtype=bf16", 2}}});
+        add(wire::ChangeNamespace{"acme", "tenant key", "m", "1", 2, true, {1ULL << 40, 7, 3600}});
+        add(wire::Namespaces{{{3, "m", "1", "dtype=bf16", 2, {1ULL << 40, 7, 3600}}}});
         add(wire::ChangeMember{"node-1", "cluster key", 4, model::MemberState::Draining, true});
     }
     SampleMessages(const SampleMessages&) = delete;

@@ -48,6 +48,31 @@ struct Credential {
     std::optional<std::string> cluster_key{};
 };
 
+/// Highest priority of a namespace.
+inline constexpr std::uint32_t kPriorityMax = 255;
+/// Longest life of blocks that a namespace can ask for: ten years.
+inline constexpr std::uint32_t kTtlMax = 10 * 365 * 24 * 3600;
+
+/// What a namespace can count on, and how long its blocks count. Room that its owner does not use is lent.
+struct Quota {
+    /// Of the whole pool's memory, with headers and all copies; 0: all that it has is borrowed.
+    std::uint64_t bytes = 0;
+    std::uint32_t priority = 0;  ///< higher ones borrow from lower ones, and give back after them
+    std::uint32_t ttl_s = 0;     ///< older blocks are misses; 0: no end
+
+    friend bool operator==(const Quota&, const Quota&) = default;
+};
+
+/// What of a quota changes; the rest stays as it is. Errors: check() gives Invalid above the limits.
+struct QuotaChange {
+    std::optional<std::uint64_t> bytes;
+    std::optional<std::uint32_t> priority;
+    std::optional<std::uint32_t> ttl_s;
+
+    [[nodiscard]] Result<void> check() const;
+    void apply(Quota& quota) const noexcept;
+};
+
 /// A namespace as the whole cluster knows it.
 struct NamespaceRecord {
     std::uint32_t namespace_id = 0;  ///< small, from 1 on, below kNamespaceIdEnd
@@ -55,6 +80,7 @@ struct NamespaceRecord {
     Secret secret{};
     NamespaceSpec spec;
     std::uint32_t replicas = 1;  ///< equal copies that a put makes, from 1 to kReplicasMax
+    Quota quota{};
 
     friend bool operator==(const NamespaceRecord&, const NamespaceRecord&) = default;
 };

@@ -63,9 +63,10 @@ public:
     struct Change {
         std::uint32_t replicas = 0;  ///< 0: as it is
         bool remove = false;  ///< the next opening makes another namespace, in which nothing is to be found
+        model::QuotaChange quota{};
     };
     /// Changes the namespace of `name`'s tenant, model and revision. Errors: Denied; Invalid for one that
-    /// does not exist, or for a number of replicas that cannot be.
+    /// does not exist, or for what cannot be.
     [[nodiscard]] Result<model::NamespaceRecord> change(const model::NamespaceSpec& name,
                                                         const model::Credential& credential,
                                                         const Change& change);

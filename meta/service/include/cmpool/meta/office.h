@@ -6,6 +6,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <cmpool/base/clock.h>
 #include <cmpool/base/result.h>
@@ -61,6 +63,19 @@ public:
     [[nodiscard]] virtual std::uint64_t node_id() const noexcept = 0;
     /// Another one after each change; never null.
     [[nodiscard]] virtual std::shared_ptr<const model::View> view() const noexcept = 0;
+    /// Namespaces that can count on something else since the last call, as far as this node has heard of it;
+    /// up to kChangesMax. What is lost is told at the namespace's next opening.
+    [[nodiscard]] std::vector<wire::NamespaceInfo> take_changes() { return std::exchange(changes_, {}); }
+
+protected:
+    /// Changes that wait for take_changes(); further ones are dropped.
+    static constexpr std::size_t kChangesMax = 1024;
+    void changed(const wire::NamespaceInfo& info) {
+        if (changes_.size() < kChangesMax) changes_.push_back(info);
+    }
+
+private:
+    std::vector<wire::NamespaceInfo> changes_;
 };
 
 struct OfficeConfig {

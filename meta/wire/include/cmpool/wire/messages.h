@@ -20,7 +20,7 @@
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -209,6 +209,7 @@ struct Resolved {
     std::uint32_t domain_id = 0;
     model::Digest secret;
     std::uint32_t replicas = 1;
+    model::Quota quota;
 };
 struct ListNamespaces {
     std::string tenant;
@@ -223,6 +224,7 @@ struct ChangeNamespace {
     std::string revision;
     std::uint32_t replicas = 0;
     bool remove = false;
+    model::QuotaChange quota{};
 };
 struct NamespaceInfo {
     std::uint32_t namespace_id = 0;
@@ -230,6 +232,7 @@ struct NamespaceInfo {
     std::string revision;
     std::string described;
     std::uint32_t replicas = 1;
+    model::Quota quota{};
 };
 struct Namespaces {
     std::vector<NamespaceInfo> namespaces;
@@ -268,6 +271,7 @@ struct Message {
     std::uint64_t request_id = 0;
     std::uint64_t epoch = 0;
     Body body;
+    std::uint8_t load = 0;  ///< an answer's: see load_level.h
 };
 
 /// The message's name, for logs.

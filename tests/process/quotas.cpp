@@ -1,0 +1,169 @@
+// Tenants of one cmpoold, one of which floods it: what the other has, and how long it waits.
+#include <atomic>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <cmpool/base/units.h>
+#include <cmpool/testing/daemon.h>
+#include <cmpool/testing/pool.h>
+
+using namespace cmpool;
+using namespace std::chrono_literals;
+using client::Outcome;
+using testing::Daemon;
+
+namespace {
+
+constexpr std::size_t kBlockBytes = 60 * KiB;
+
+/// A tenant and a client of it, by the network.
+struct Tenant {
+    Tenant(const Daemon& its_daemon, std::string its_name)
+        : daemon(its_daemon), name(std::move(its_name)), pool(open()) {}
+
+    [[nodiscard]] std::unique_ptr<client::PoolClient> open() const {
+        return testing::open_pool(
+            daemon.uri(fmt::format("?tenant={}&key=of-{}&transport=tcp&deadline_ms=5000", name, name)));
+    }
+    void quota(std::uint64_t bytes) const {
+        const auto changed = pool->change_namespace("test", "1", {.quota = {.bytes = bytes}});
+        REQUIRE(changed);
+        CHECK(changed->quota.bytes == bytes);
+    }
+    [[nodiscard]] std::uint64_t bytes() const {
+        return testing::statistic(*pool, fmt::format("namespace_{}_bytes", pool->status().namespace_id));
+    }
+
+    const Daemon& daemon;
+    std::string name;
+    std::unique_ptr<client::PoolClient> pool;
+};
+
+client::Digest key(const client::PoolClient& pool, std::uint64_t number) {
+    return pool.key(std::as_bytes(std::span(&number, 1))).value();
+}
+
+std::size_t put(client::PoolClient& pool, std::uint64_t first, std::size_t count) {
+    static const auto bytes = testing::pattern(kBlockBytes, 1);
+    const Bytes piece(bytes);
+    std::vector<client::PutItem> items;
+    for (std::uint64_t number = first; number < first + count; ++number)
+        items.push_back({.key = key(pool, number), .from = {&piece, 1}});
+    return pool.put(items).count(Outcome::Stored);
+}
+
+/// Threads with clients of their own, until this ends.
+class Busy {
+public:
+    template <class Work>
+    Busy(const Tenant& tenant, std::size_t threads, Work work) {
+        for (std::size_t number = 0; number < threads; ++number) {
+            threads_.emplace_back([&tenant, number, work](const std::stop_token& stop) {
+                const auto pool = tenant.open();
+                for (std::uint64_t round = 0; !stop.stop_requested(); ++round) work(*pool, number, round);
+            });
+        }
+    }
+
+private:
+    std::vector<std::jthread> threads_;
+};
+
+/// Stores what nobody has, as fast as it goes.
+void flood(client::PoolClient& pool, std::uint64_t thread, std::uint64_t round) {
+    (void)put(pool, thread << 32 | round * 64, 64);
+}
+
+}  // namespace
+
+TEST_CASE("a tenant that others flood gets its quota back, and keeps it within two hundredths") {
+    constexpr std::uint64_t kQuota = 24 * MiB;
+    const Daemon daemon{{"--capacity", "64M", "--segment", "1M"}};
+    const Tenant quiet(daemon, "quiet");
+    const Tenant loud(daemon, "loud");
+    quiet.quota(kQuota);
+    const Busy flooding(loud, 2, flood);
+    const auto limit = std::chrono::steady_clock::now() + 20s;
+    while (loud.bytes() < 60 * MiB) REQUIRE(std::chrono::steady_clock::now() < limit);
+    CHECK(quiet.bytes() == 0);  // what it does not use is lent
+
+    const auto began = std::chrono::steady_clock::now();
+    const std::size_t blocks = kQuota / (kBlockBytes + 64);
+    std::size_t stored = 0;
+    for (std::uint64_t first = 0; first < blocks; first += 16)
+        stored += put(*quiet.pool, first, std::min<std::size_t>(16, blocks - first));
+    const auto took = std::chrono::steady_clock::now() - began;
+    CHECK(stored == blocks);
+    CHECK(quiet.bytes() >= kQuota * 98 / 100);
+    CHECK(took < 2s);
+
+    std::uint64_t least = UINT64_MAX;
+    const auto before = testing::statistic(*quiet.pool, "evicted_bytes");
+    for (const auto until = std::chrono::steady_clock::now() + 1s; std::chrono::steady_clock::now() < until;)
+        least = std::min(least, quiet.bytes());
+    const auto evicted = testing::statistic(*quiet.pool, "evicted_bytes") - before;
+    CHECK(least >= kQuota * 98 / 100);
+    CHECK(evicted > 0);
+    // It goes on itself: more than its quota it may have, less it never has.
+    for (std::uint64_t round = 0; round < 20; ++round) {
+        (void)put(*quiet.pool, 1'000'000 + round * 64, 64);
+        least = std::min(least, quiet.bytes());
+    }
+    CHECK(least >= kQuota * 98 / 100);
+    MESSAGE("quota ", format_bytes(kQuota), ": resident after ",
+            std::chrono::duration_cast<std::chrono::milliseconds>(took).count(), " ms, at least ",
+            static_cast<double>(least) * 100 / kQuota, " % of it while ", format_bytes(evicted),
+            " of others were evicted beside it");
+}
+
+namespace {
+
+struct Waits {
+    std::uint64_t loads = 0;
+    std::uint64_t p50_ns = 0;
+    std::uint64_t p99_ns = 0;
+};
+
+/// Of a tenant that only loads, with four clients, for a second.
+Waits loads_of(const Daemon& daemon, const std::string& name, const client::PoolClient& watcher) {
+    const Tenant tenant(daemon, name);
+    REQUIRE(put(*tenant.pool, 0, 64) == 64);
+    const auto domains = testing::statistic(const_cast<client::PoolClient&>(watcher), "domains");
+    {
+        const Busy loading(tenant, 4, [](client::PoolClient& pool, std::uint64_t, std::uint64_t round) {
+            std::vector<std::byte> room(kBlockBytes);
+            (void)testing::get_one(pool, key(pool, round % 64), room);
+        });
+        const auto until = std::chrono::steady_clock::now() + 1s;
+        while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    }
+    // Domains are numbered as they come.
+    const auto prefix = fmt::format("domain_{}_load", domains);
+    auto& pool = *tenant.pool;
+    return {testing::statistic(pool, prefix + "s"), testing::statistic(pool, prefix + "_wait_p50_ns"),
+            testing::statistic(pool, prefix + "_wait_p99_ns")};
+}
+
+}  // namespace
+
+TEST_CASE("a flood of one tenant's stores hardly delays another's loads in the server") {
+    const Daemon daemon{{"--capacity", "64M", "--segment", "1M"}};
+    const auto watcher = testing::open_pool(daemon.uri("?transport=tcp&deadline_ms=5000"));
+    const auto alone = loads_of(daemon, "alone", *watcher);
+    const Tenant loud(daemon, "loud");
+    Waits beside;
+    std::uint64_t slowed = 0;
+    {
+        const Busy flooding(loud, 4, flood);
+        beside = loads_of(daemon, "beside", *watcher);
+        slowed = testing::statistic(*watcher, "slowed_answers");
+    }
+    MESSAGE("waits in the server, p50 and p99: alone ", alone.p50_ns, " and ", alone.p99_ns, " ns of ",
+            alone.loads, " loads; beside a flood ", beside.p50_ns, " and ", beside.p99_ns, " ns of ",
+            beside.loads, "; answers that asked to hold back: ", slowed);
+    CHECK(alone.loads > 100);
+    CHECK(beside.loads > 100);
+    // A slice of a store is never interrupted, and the flood has a processor less than we have threads.
+    CHECK(beside.p99_ns <= 2 * alone.p99_ns + 5'000'000);
+}
