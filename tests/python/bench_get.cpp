@@ -1,5 +1,5 @@
-// What bench_get.py compares with: the same gets, by the C++ client itself. A line of input is a slice's time to
-// work; the answer is how many blocks a second it got.
+// What bench_get.py compares with: the same gets, by the C++ client itself. A line of input is a slice's time
+// to work; the answer is how many blocks a second it got.
 #include <chrono>
 #include <cstdlib>
 #include <iostream>
