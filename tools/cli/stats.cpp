@@ -13,7 +13,14 @@
 namespace cmpool::cli {
 namespace {
 
-constexpr std::string_view kMessages = "messages_";
+/// Statistics of which there may be any number: how their names begin, and what they are about.
+struct Family {
+    std::string_view prefix;
+    std::string_view title;
+};
+constexpr std::array<Family, 3> kFamilies{{{"messages_", "messages"},
+                                           {"namespace_", "namespaces, by number"},
+                                           {"domain_", "waits for a turn, by domain"}}};
 
 using Values = std::map<std::string, std::uint64_t, std::less<>>;
 
@@ -49,6 +56,8 @@ const std::array<Group, 7>& groups() {
           {"evicted_blocks", "evicted"},
           {"evicted_bytes", "evicted bytes"},
           {"removed_blocks", "removed"},
+          {"moved_blocks", "moved within a domain"},
+          {"owners_refused", "quotas without room"},
           {"corrupt_blocks", "corrupt"}}},
         {"reads",
          {{"match_calls", "matches"},
@@ -84,7 +93,8 @@ const std::array<Group, 7>& groups() {
           {"client_pages", "with mapped memory"},
           {"clients_refused", "refused"},
           {"clients_broken", "dropped: broken"},
-          {"clients_stuck", "dropped: stuck"}}},
+          {"clients_stuck", "dropped: stuck"},
+          {"slowed_answers", "asked to hold back"}}},
     }};
     return all;
 }
@@ -98,6 +108,7 @@ std::uint64_t value_of(const Values& values, std::string_view name) {
 }
 
 std::string text_of(std::string_view name, std::uint64_t value) {
+    if (name.ends_with("_ns")) return fmt::format("{:.1f} us", static_cast<double>(value) / 1e3);
     return name.ends_with("_bytes") ? format_bytes(value) : grouped(value);
 }
 
@@ -117,11 +128,17 @@ void print_group(const Group& group, const Values& values) {
     }
 }
 
-void print_messages(const Values& values) {
-    fmt::print("\nmessages\n");
-    for (auto at = values.lower_bound(kMessages); at != values.end() && at->first.starts_with(kMessages);
-         ++at) {
-        if (at->second > 0) print_line(at->first.substr(kMessages.size()), grouped(at->second));
+// Without its zeros: most of them say that nobody asked.
+void print_family(const Family& family, const Values& values) {
+    bool begun = false;
+    for (auto at = values.lower_bound(family.prefix);
+         at != values.end() && at->first.starts_with(family.prefix); ++at) {
+        if (at->second == 0) continue;
+        if (!begun) fmt::print("\n{}\n", family.title);
+        begun = true;
+        std::string title = at->first.substr(family.prefix.size());
+        std::ranges::replace(title, '_', ' ');
+        print_line(title, text_of(at->first, at->second));
     }
 }
 
@@ -129,7 +146,8 @@ void print_others(Values values) {
     for (const auto& group : groups()) {
         for (const auto& line : group.lines) values.erase(std::string(line.name));
     }
-    std::erase_if(values, [](const auto& one) { return one.first.starts_with(kMessages); });
+    for (const Family& family : kFamilies)
+        std::erase_if(values, [&](const auto& one) { return one.first.starts_with(family.prefix); });
     if (values.empty()) return;
     fmt::print("\nothers\n");
     for (const auto& [name, value] : values) print_line(name, text_of(name, value));
@@ -141,7 +159,7 @@ void print_stats(const Values& values, const client::Status& status, const std::
     fmt::print("blocks come by {}: {}\n", status.kv,
                status.kv == status.transport && status.transport == "shm" ? status.plane : status.kv_plane);
     for (const auto& group : groups()) print_group(group, values);
-    print_messages(values);
+    for (const Family& family : kFamilies) print_family(family, values);
     print_others(values);
 }
 
