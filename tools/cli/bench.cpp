@@ -172,7 +172,7 @@ void add_flags(CLI::App& verb, BenchOptions& options) {
         ->type_name("S")
         ->capture_default_str();
     verb.add_option("--blocks", options.blocks,
-                    "How many a row ranges over, at most 3/4 of the pool; default: 512 MiB of them, "
+                    "How many a row ranges over, at most half of the pool; default: 512 MiB of them, "
                     "at most 65,536; for memory what the pool holds")
         ->check(CLI::Range(std::uint64_t{1}, kBlocksMax).description(""))
         ->type_name("N");
