@@ -317,7 +317,7 @@ struct Match::State {
         std::vector<Digest> digests;
         std::size_t blocks = 0;  ///< of them, found from the first on
         std::uint64_t lease_id = 0;
-        std::size_t learned = 0;  ///< places that the session's reader was told
+        std::vector<wire::Place> places;  ///< that the session's reader was told
         std::weak_ptr<Session> session;
         // Where the shard's memory is mapped:
         std::shared_ptr<Attachment> attachment;
@@ -336,9 +336,8 @@ struct Match::State {
     };
     [[nodiscard]] Place place(std::size_t entry) const noexcept;
 
-    std::shared_ptr<Places> located;  ///< null where nobody said where blocks lie
-    std::uint32_t parts_each = 1;     ///< of a block; an entry is one of its parts
-    std::size_t blocks = 0;           ///< of which all parts are there
+    std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
+    std::size_t blocks = 0;        ///< of which all parts are there
     bool leased = false;
     std::optional<Error> trouble;
     std::vector<Part> parts;    ///< at first by shard

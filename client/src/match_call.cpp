@@ -158,12 +158,8 @@ void MatchCall::answer(std::uint64_t number, const wire::Body& answer) {
         part.blocks = matched->blocks;
         part.lease_id = matched->lease_id;
         part.session = shards().weak(part.shard);
-        part.learned = matched->places.size();
-        shards()[part.shard].reader().places().learn(part.digests, matched->places);
-        if (part.learned > 0) {
-            if (state_->located == nullptr) state_->located = std::make_shared<Places>();
-            state_->located->learn(part.digests, matched->places);
-        }
+        part.places.assign(matched->places.begin(), matched->places.end());
+        shards()[part.shard].reader().places().learn(part.digests, part.places);
     } else {
         note({Errc::Corrupt, "the pool answered something else"});
     }
@@ -215,12 +211,12 @@ void Match::State::Part::release() noexcept {
     pins.clear();
     attachment.reset();
     if (const auto alive = session.lock()) {
-        alive->reader().places().forget(std::span(digests).first(learned));
+        alive->reader().places().forget(std::span(digests).first(places.size()));
         const std::uint64_t ids[] = {lease_id};
         if (lease_id != 0) alive->tell(wire::Release{ids});
     }
     lease_id = 0;
-    learned = 0;
+    places.clear();
 }
 
 void Match::State::release() noexcept {
@@ -233,7 +229,16 @@ Match::Match(Match&&) noexcept = default;
 Match& Match::operator=(Match&&) noexcept = default;
 Match::Match(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
 
-std::shared_ptr<const Places> Match::places() const noexcept { return state_ ? state_->located : nullptr; }
+std::shared_ptr<const Places> Match::places() const {
+    std::shared_ptr<Places> all;
+    if (!state_) return all;
+    for (const auto& part : state_->parts) {
+        if (part.places.empty()) continue;
+        if (all == nullptr) all = std::make_shared<Places>();
+        all->learn(part.digests, part.places);
+    }
+    return all;
+}
 
 std::size_t Match::blocks() const noexcept { return state_ ? state_->blocks : 0; }
 

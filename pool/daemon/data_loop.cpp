@@ -70,19 +70,19 @@ void DataLoop::turn() {
     for (int index = 0; index < count; ++index) handle(events_[static_cast<std::size_t>(index)]);
     // Who comes while others have their turns is seen after kLookEvery, and queues behind nobody of a later
     // kind.
-    while (!turns_.empty()) {
-        serve_next();
-        if (clock_.now() - looked_ >= kLookEvery) break;
-    }
-    if (clock_.now() >= next_tick_) tick();
+    Instant now = looked_;
+    while (!turns_.empty() && now - looked_ < kLookEvery) now = serve_next(now);
+    if (now >= next_tick_) tick();
     watch_opened();
 }
 
-void DataLoop::serve_next() {
+Instant DataLoop::serve_next(Instant begin) {
     const auto turn = turns_.next();
-    const Instant begin = clock_.now();
-    serve(turn.peer, begin - turn.since);
-    turns_.spent(turn, clock_.now() - begin);
+    // Jobs and events may have made somebody ready since the clock was read.
+    serve(turn.peer, std::max(begin - turn.since, Nanos{0}));
+    const Instant end = clock_.now();
+    turns_.spent(turn, end - begin);
+    return end;
 }
 
 int DataLoop::look(Nanos limit) {

@@ -77,7 +77,8 @@ private:
     void watch_opened();
     void enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd);
     void enqueue(PeerId id, Instant since);
-    void serve_next();
+    /// Returns when it ended.
+    [[nodiscard]] Instant serve_next(Instant begin);
     void serve(PeerId id, Nanos waited);
     void move_out(PeerId id, std::uint32_t shard);
     void watch(PeerId id, Peer& peer, std::uint32_t events);

@@ -109,7 +109,7 @@ public:
     /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
     [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
     /// Lets another client read the same blocks one-sided, in any thread; null where nobody could.
-    [[nodiscard]] std::shared_ptr<const Places> places() const noexcept;
+    [[nodiscard]] std::shared_ptr<const Places> places() const;
     void release() noexcept;
 
     struct State;
