@@ -22,6 +22,10 @@
 
 namespace cmpool::pool {
 
+/// Blocks that make room together.
+inline constexpr std::size_t kVictimsMax = 256;
+inline constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
+
 /// What a writer says about a block before its bytes come.
 struct BlockSpec {
     std::uint32_t namespace_id = 0;
