@@ -1,6 +1,7 @@
 #include "calls.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace cmpool::client {
 
@@ -40,12 +41,17 @@ bool Call::ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::sp
 }
 
 void Call::wake_at(Instant at) noexcept {
-    if (wakes_at_ == Instant::never()) begun();
+    if (!wakes_) begun();
+    wakes_ = true;
     wakes_at_ = std::min(wakes_at_, at);
 }
 
 void Call::wake() {
     wakes_at_ = Instant::never();
+    for (const auto& each : parked_) {
+        if (each.until > Instant{}) wakes_at_ = std::min(wakes_at_, each.until);
+    }
+    if (!std::exchange(wakes_, false)) return;
     woken();
     ended();
 }
@@ -68,13 +74,29 @@ bool Call::refresh_once(std::uint32_t shard, std::uint64_t part) {
 
 void Call::when_decided(std::uint32_t shard, std::function<void()> then) {
     if (!shards_->undecided(shard)) return then();
-    begun();
-    parked_.push_back({shard, std::move(then)});
+    park(shard, Instant{}, std::move(then));
 }
 
-void Call::resume() {
+std::optional<Instant> Call::loads_later(std::uint32_t shard) {
+    if (shards_->cluster() && shards_->undecided(shard)) return Instant{};
+    const Instant after = (*shards_)[shard].loads_after();
+    if (after == Instant{} || after >= deadline_ || after <= shards_->environment().clock->now() ||
+        std::find(paused_.begin(), paused_.end(), shard) != paused_.end())
+        return std::nullopt;
+    paused_.push_back(shard);
+    ++shards_->held_back().loads_delayed;
+    return after;
+}
+
+void Call::park(std::uint32_t shard, Instant until, std::function<void()> then) {
+    begun();
+    if (until > Instant{}) wakes_at_ = std::min(wakes_at_, until);
+    parked_.push_back({shard, until, std::move(then)});
+}
+
+void Call::resume(Instant now) {
     for (std::size_t at = 0; at < parked_.size() && !done_;) {
-        if (shards_->undecided(parked_[at].shard)) {
+        if (parked_[at].until > now || shards_->undecided(parked_[at].shard)) {
             ++at;
             continue;
         }

@@ -37,8 +37,8 @@ public:
 
     /// No shard is undecided, or nobody waits for it.
     virtual void begin() = 0;
-    /// A shard has connected, or given up: goes on with what waited for that.
-    void resume();
+    /// A shard has connected, or given up, or a pause is over: goes on with what waited for that.
+    void resume(Instant now);
     /// Ends now with what there is.
     void end(std::optional<Error> trouble);
     void lost(std::uint64_t part, const Error& why) override;
@@ -48,11 +48,10 @@ public:
     /// When others are asked for what has not been answered.
     [[nodiscard]] Instant patience() const noexcept { return patience_; }
     void set_patience(Instant until) noexcept { patience_ = until; }
-    /// When it goes on by itself, since the pool asked it to wait; never where it does not wait.
+    /// When it goes on by itself, since a shard asked it to wait; never where it does not wait.
     [[nodiscard]] Instant wakes_at() const noexcept { return wakes_at_; }
+    /// For when that has come.
     void wake();
-    /// A match or a get.
-    [[nodiscard]] virtual bool loads() const noexcept { return false; }
     /// Whether another owner can answer in the place of one that is silent.
     [[nodiscard]] virtual bool asks_others() const noexcept { return false; }
 
@@ -67,6 +66,11 @@ protected:
     void ended();
     /// Runs `then` as soon as it is known whether a shard can be asked; the call goes on until then.
     void when_decided(std::uint32_t shard, std::function<void()> then);
+    /// Until when something is to be loaded from a shard later than now: its connection is not decided, or it
+    /// has asked for a pause, which a call keeps once a shard and never beyond its deadline.
+    [[nodiscard]] std::optional<Instant> loads_later(std::uint32_t shard);
+    /// Runs `then` as soon as `until` has come and the shard is decided; the call goes on until then.
+    void park(std::uint32_t shard, Instant until, std::function<void()> then);
     /// Goes on at `at` by woken(); until then the call does not end but by its deadline.
     void wake_at(Instant at) noexcept;
     virtual void woken() {}
@@ -84,6 +88,7 @@ protected:
 private:
     struct Parked {
         std::uint32_t shard;
+        Instant until;
         std::function<void()> then;
     };
     void finish() noexcept;
@@ -92,9 +97,11 @@ private:
     Instant deadline_;
     Instant patience_ = Instant::never();
     Instant wakes_at_ = Instant::never();
+    bool wakes_ = false;  ///< woken() is wanted
     std::size_t outstanding_ = 0;
     bool done_ = false;
     std::vector<std::uint32_t> refreshed_;
+    std::vector<std::uint32_t> paused_;  ///< shards whose pause was kept
     std::vector<Parked> parked_;
 };
 
@@ -151,7 +158,6 @@ public:
     void answer(std::uint64_t part, const wire::Body& answer) override;
     void lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
-    [[nodiscard]] bool loads() const noexcept override { return true; }
     void read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) override;
     void read_lost(std::uint64_t part, const Error& why) override;
     [[nodiscard]] const ReadUser* reads() const noexcept override { return this; }
@@ -263,7 +269,6 @@ public:
     void begin() override;
     void answer(std::uint64_t part, const wire::Body& answer) override;
     [[nodiscard]] bool asks_others() const noexcept override { return true; }
-    [[nodiscard]] bool loads() const noexcept override { return true; }
     [[nodiscard]] Match take();
     [[nodiscard]] Pending<Match>::State* held() noexcept { return &held_; }
 

@@ -52,8 +52,8 @@ void GetCall::begin() {
 
 void GetCall::begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     if (wanted.empty()) return;
-    if (shards().cluster() && shards().undecided(shard)) {
-        return when_decided(shard, [this, shard, items = std::vector(wanted.begin(), wanted.end())] {
+    if (const auto until = loads_later(shard)) {
+        return park(shard, *until, [this, shard, items = std::vector(wanted.begin(), wanted.end())] {
             begin_shard(shard, items);
         });
     }

@@ -48,8 +48,7 @@ Digest MatchCall::part_of(std::uint32_t at, std::uint32_t part) const {
 
 void MatchCall::begin_part(std::size_t part) {
     const std::uint32_t shard = state_->parts[part].shard;
-    if (shards().cluster() && shards().undecided(shard))
-        return when_decided(shard, [this, part] { begin_part(part); });
+    if (const auto until = loads_later(shard)) return park(shard, *until, [this, part] { begin_part(part); });
     Session& session = shards()[shard];
     if (session.attachment() != nullptr) return match_mapped(part);
     ask(shard, part,

@@ -61,11 +61,6 @@ struct PoolClient::Inside {
     std::shared_ptr<Shards> shards;
     std::vector<std::shared_ptr<Call>> waiting;  ///< for connections
     std::vector<std::shared_ptr<Call>> active;
-    struct Held {
-        Instant until;
-        std::shared_ptr<Call> call;
-    };
-    std::vector<Held> held;  ///< loads that begin later, since the pool asked for that
     Instant looked{};
     std::unique_ptr<EventSet> events;
 };
@@ -77,12 +72,8 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
     }
     // Half of the time is for those who are asked first.
     if (shards->cluster()) call->set_patience(at + (call->deadline() - at) / 2);
-    const Instant after = call->loads() ? shards->loads_after() : Instant{};
     if (shards->undecided()) {
         waiting.push_back(call);
-    } else if (after > at && after < call->deadline()) {
-        ++shards->held_back().loads_delayed;
-        held.push_back({after, call});
     } else {
         call->begin();
         if (!call->done()) active.push_back(call);
@@ -104,15 +95,9 @@ void PoolClient::Inside::progress() {
             active.push_back(call);
         }
     }
-    std::erase_if(held, [&](const Held& each) {
-        if (each.until > looked) return false;
-        each.call->begin();
-        active.push_back(each.call);
-        return true;
-    });
     for (const auto& call : active) {
+        call->resume(looked);
         if (!call->done() && call->wakes_at() <= looked) call->wake();
-        call->resume();
         if (call->done() || call->patience() > looked) continue;
         call->set_patience(Instant::never());
         if (shards->replicas() > 1 && call->asks_others()) shards->fail_over(*call, late(shards->uri()));
@@ -143,7 +128,6 @@ Instant PoolClient::Inside::next_deadline() const {
     Instant next = shards->next_deadline();
     for (const auto& call : active)
         next = std::min({next, call->deadline(), call->patience(), call->wakes_at()});
-    for (const auto& each : held) next = std::min(next, each.until);
     for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
     return next;
 }
@@ -159,7 +143,6 @@ PoolClient::~PoolClient() {
         call->end(closed);
     }
     for (const auto& call : inside_->waiting) call->end(closed);
-    for (const auto& each : inside_->held) each.call->end(closed);
 }
 
 Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {

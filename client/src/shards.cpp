@@ -334,12 +334,6 @@ void Shards::overdue(const Error& why) {
     }
 }
 
-Instant Shards::loads_after() const noexcept {
-    Instant after{};
-    for (const auto& session : sessions_) after = std::max(after, session->loads_after());
-    return after;
-}
-
 Status Shards::status() const {
     Status status = home_session().status();
     status.stores_delayed = held_back_.stores_delayed;

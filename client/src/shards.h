@@ -103,8 +103,6 @@ public:
         std::uint64_t loads_delayed = 0;
     };
     [[nodiscard]] HeldBack& held_back() noexcept { return held_back_; }
-    /// When loads may begin: some shard is pressed hard.
-    [[nodiscard]] Instant loads_after() const noexcept;
 
     [[nodiscard]] Windows& windows() noexcept { return windows_; }
     [[nodiscard]] const Environment& environment() const noexcept { return environment_; }

@@ -4,6 +4,8 @@
 #include <set>
 
 #include <cmpool/model/placement.h>
+#include <cmpool/wire/load_level.h>
+#include <cmpool/wire/load_level.h>
 #include <cmpool/wire/messages.h>
 
 // Stories of one fault each, told to the end.
@@ -204,6 +206,44 @@ TEST_CASE("read one-sided, a request costs a match and a release, and its blocks
     CHECK(stage.server.stat("messages_Release") == 1);
     CHECK(stage.server.stat("messages_Get") == 0);
     CHECK(no_extents_left(stage.server));
+}
+
+// Stores hold back first, and are dropped where they have no time for it; loads when it is pressed harder.
+TEST_CASE("a pool that is pressed asks its clients to hold back, and they do until it is at rest again") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    const auto status = [&] { return client.pool().status(); };
+    CHECK(status().load_level == 0);
+
+    stage.server.press(5ms);  // too long for stores, not for loads
+    for (int call = 0; call < 50; ++call)
+        CHECK(stage.put(client, chain).count(Outcome::Present) == chain.size());
+    CHECK(status().stores_delayed > 0);
+    CHECK(status().stores_dropped == 0);
+    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    CHECK(status().loads_delayed == 0);
+
+    stage.server.press(200ms);
+    for (int call = 0; call < 100; ++call)
+        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    CHECK(status().load_level >= wire::kLoadLoads);
+    CHECK(status().loads_delayed > 0);
+    CHECK(stage.match(client, chain, 0).blocks() == chain.size());
+    Stage::Putting late(stage.space, chain);
+    const auto dropped = stage.finish(client, client.pool().start_put(late.items, {.deadline = 2ms}));
+    CHECK(dropped.count(Outcome::Dropped) == chain.size());
+    CHECK(status().stores_dropped > 0);
+
+    stage.server.press(Nanos{0});
+    for (int call = 0; call < 300; ++call) (void)stage.get(client, chain);
+    const auto at_rest = status();
+    CHECK(at_rest.load_level == 0);
+    CHECK(stage.put(client, chain).count(Outcome::Present) == chain.size());
+    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
+    CHECK(status().stores_delayed == at_rest.stores_delayed);
+    CHECK(status().loads_delayed == at_rest.loads_delayed);
 }
 
 // As a cache's loader reads, by layers, what the engine's own client has matched.

@@ -194,7 +194,7 @@ bool ServerHost::serve(Shard& shard) {
     bool busy = false;
     for (const auto id : shard.server->opened()) shard.peers.push_back(id);
     std::erase_if(shard.peers, [&](const auto id) {
-        const auto served = shard.server->serve(id);
+        const auto served = shard.server->serve(id, wait_);
         busy = busy || served.busy;
         if (!served.moves_to) return !served.alive;
         Shard& other = shards_[*served.moves_to];

@@ -70,6 +70,8 @@ public:
     /// As after SIGTERM.
     void stop();
     void freeze(bool frozen);
+    /// From now on it is as if each client had waited so long for its turn.
+    void press(Nanos wait) noexcept { wait_ = wait; }
     [[nodiscard]] bool running() const noexcept { return !shards_.empty(); }
     [[nodiscard]] bool frozen() const noexcept { return frozen_; }
 
@@ -108,6 +110,7 @@ private:
                   Result<model::NamespaceRecord> record);
 
     SimWorld& world_;
+    Nanos wait_{0};
     ServerOptions options_;
     SeededEntropy entropy_;
     meta::MemoryStore store_;
