@@ -5,7 +5,6 @@
 
 #include <cmpool/model/placement.h>
 #include <cmpool/wire/load_level.h>
-#include <cmpool/wire/load_level.h>
 #include <cmpool/wire/messages.h>
 
 // Stories of one fault each, told to the end.
