@@ -76,6 +76,8 @@ protected:
     virtual void woken() {}
     /// All parts have ended: begins others, if there is more to ask.
     virtual void go_on() {}
+    /// In go_on(): what it has begun so far has ended at once.
+    [[nodiscard]] bool nothing_asked() const noexcept { return outstanding_ == 1; }
     /// The call is done: what the pool may still look at is taken back.
     virtual void over() noexcept {}
     /// Asks a shard for the segments that we have not mapped yet, once a call; answer(shard, Attached)
@@ -274,6 +276,7 @@ public:
 
 private:
     void go_on() override;
+    [[nodiscard]] bool ask_on();
     void over() noexcept override;
     void begin_part(std::size_t part);
     void match_mapped(std::size_t number);

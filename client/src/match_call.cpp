@@ -56,28 +56,35 @@ void MatchCall::begin_part(std::size_t part) {
                     session.reader().ready()});
 }
 
-// Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
+// What lies in this host's memory is found at once, so one round may follow another.
 void MatchCall::go_on() {
+    while (nothing_asked() && ask_on()) {
+    }
+}
+
+// Where the run ends another member may go on: a replica, or the owner by a view that an answer brought.
+// False where nobody else is to be asked.
+bool MatchCall::ask_on() {
     shards().catch_up();
     auto& parts = state_->parts;
     auto& places = state_->places;
     const std::uint32_t each = state_->parts_each;
     const std::size_t end = run() / each;
     if (end == chain_.size()) trouble_.reset();
-    if (!shards().cluster() || end == chain_.size()) return;
+    if (!shards().cluster() || end == chain_.size()) return false;
     if (places.empty()) {
         for (std::uint32_t entry = 0; entry < chain_.size() * each; ++entry) places.push_back({0, entry});
     }
     const std::uint32_t ended_part = places[end * each].part;
     auto tried = parts[ended_part].tried;
     tried.push_back(parts[ended_part].shard);
-    if (tried.size() >= kTriesMax) return;
+    if (tried.size() >= kTriesMax) return false;
     const std::uint32_t group_blocks = shards().spec().group_blocks;
     std::map<std::uint32_t, std::vector<std::uint32_t>> again;
     for (auto at = static_cast<std::uint32_t>(end); at < chain_.size(); ++at) {
         if (places[at * each].part != ended_part) continue;
         const auto next = shards().next(model::group_key(chain_, at, group_blocks), chain_[at], tried);
-        if (!next && at == end) return;  // what comes behind it is of no use
+        if (!next && at == end) return false;  // what comes behind it is of no use
         // Where the run has ended nobody has looked what comes behind: groups that lie nowhere else are
         // there.
         again[next.value_or(parts[ended_part].shard)].push_back(at);
@@ -97,6 +104,7 @@ void MatchCall::go_on() {
         parts.push_back(std::move(there));
     }
     for (std::size_t part = first, all = parts.size(); part < all; ++part) begin_part(part);
+    return true;
 }
 
 // Entries, from the first on, that are there.

@@ -88,7 +88,10 @@ TEST_CASE("with two replicas a node that is killed under load costs nothing") {
 TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is dropped, reads go on") {
     Cluster cluster(3);
     auto pool = testing::open_pool(cluster.nodes[1]->uri("?transport=tcp&deadline_ms=1000"));
-    REQUIRE(testing::comes_true([&] { return Cluster::knows(*pool, 3); }));
+    auto& beside = *cluster.watchers.at(cluster.nodes[1].get());
+    REQUIRE(testing::comes_true([&] {
+        return Cluster::knows(*pool, 3) && Cluster::knows(beside, 3) && beside.status().members_ready == 3;
+    }));
     const auto bytes = testing::pattern(4096, 1);
     std::vector<client::Digest> keys;
     for (int number = 0; number < 60; ++number) {
@@ -108,13 +111,12 @@ TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is
 
     cluster.nodes.front()->kill();
     // What is read and written is nobody's question to meta.
-    auto& beside = *cluster.watchers.at(cluster.nodes[1].get());
-    const auto asked = testing::statistic(beside, "meta_questions");
+    const auto asked = cluster.of(1, "meta_questions", 1);
     for (int round = 0; round < 20; ++round) {
         CHECK(hits() == keys.size() - on_the_head);
         for (const auto& key : keys) (void)testing::put_one(*pool, key, bytes);
     }
-    CHECK(testing::statistic(beside, "meta_questions") == asked);
+    CHECK(cluster.of(1, "meta_questions", 1) == asked);
     cluster.nodes.front()->start();
     REQUIRE(testing::comes_true([&] {
         pool->progress();

@@ -46,13 +46,15 @@ struct Cluster {
         return serving == static_cast<std::size_t>(std::ranges::count_if(
                               view.members, [](const auto& member) { return member.owns(); }));
     }
-    /// Of one node: what a client asks without naming a member may be answered by another.
-    [[nodiscard]] std::uint64_t of(std::size_t node, std::string_view name) {
-        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
+    /// Of one node, by that node's or another's client: what is asked without naming a member may be
+    /// answered by any.
+    [[nodiscard]] std::uint64_t of(std::size_t node, std::string_view name, std::size_t asked = 0) {
+        for (const auto& member : watchers.at(nodes[asked].get())->member_stats({.deadline = 2s})) {
             if (member.member.name != fmt::format("node-{}", node)) continue;
             for (const auto& [each, value] : member.statistics) {
                 if (each == name) return value;
             }
+            if (member.trouble) MESSAGE(member.trouble->detail);
         }
         FAIL("no statistic " << std::string(name) << " of node " << node);
         return 0;
