@@ -122,3 +122,30 @@ TEST_CASE("replay refuses what is no trace with the line, and a pool that is not
     CHECK(absent.code == 1);
     CHECK(cli({"replay", folder / "trace.jsonl", "--pool", pool.uri(), "--speed", "-3"}).code == 1);
 }
+
+TEST_CASE("metrics serves what all members count, until it is told to stop") {
+    const Pool pool;
+    REQUIRE(cli({"put", "--pool", pool.uri(), "key", "-"}, "bytes").code == 0);
+    Process metrics(
+        std::vector<std::string>{CMPOOL_CLI, "metrics", "--pool", pool.uri(), "--listen", "127.0.0.1:0"});
+    const auto ready = metrics.read_line(std::chrono::seconds(10));
+    REQUIRE_MESSAGE(ready, metrics.errors());
+    const auto port = ready->substr(ready->rfind(':') + 1, ready->rfind('/') - ready->rfind(':') - 1);
+    const auto scrape = [&] {
+        const std::string request = "exec 3<>/dev/tcp/127.0.0.1/" + port +
+                                    "; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+        Process get({"/bin/bash", "-c", request});
+        std::string text;
+        while (const auto line = get.read_line(std::chrono::seconds(10))) text += *line + "\n";
+        return text;
+    };
+    const auto text = scrape();
+    CHECK(contains(text, " 200 "));
+    CHECK(contains(text, "cmpool_up{member=\"testnode\"} 1\n"));
+    CHECK(contains(text, "cmpool_blocks{member=\"testnode\"} 1\n"));
+    CHECK(contains(text, "cmpool_messages{member=\"testnode\",message=\"Put\"} 1\n"));
+    CHECK(contains(text, "cmpool_namespace_bytes{member=\"testnode\",namespace=\""));
+    metrics.signal(SIGTERM);
+    CHECK(metrics.wait() == 0);
+    CHECK(cli({"metrics", "--pool", pool.uri(), "--listen", "nowhere"}).one_sentence());
+}

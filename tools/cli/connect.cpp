@@ -41,7 +41,7 @@ Result<client::PoolUri> Common::uri() const {
     return parsed;
 }
 
-void add_common(CLI::App& verb, Common& common) {
+void add_pool(CLI::App& verb, Common& common) {
     verb.add_option("--pool", common.pool, "Where the pool is: cmpool://HOST:PORT[?transport=shm|tcp]")
         ->envname("CMPOOL_POOL")
         ->check(CLI::Validator(check_pool, ""))
@@ -54,6 +54,10 @@ void add_common(CLI::App& verb, Common& common) {
         ->check(CLI::Range(1U, kDeadlineMsMax).description(""))
         ->type_name("MS")
         ->take_last();
+}
+
+void add_common(CLI::App& verb, Common& common) {
+    add_pool(verb, common);
     verb.add_flag("--json", common.json, "Print one JSON object instead of text");
 }
 

@@ -35,6 +35,8 @@ struct Place {
 };
 
 void add_common(CLI::App& verb, Common& common);
+/// All of them but --json.
+void add_pool(CLI::App& verb, Common& common);
 void add_place(CLI::App& verb, Place& place);
 void add_keys(CLI::App& verb, std::vector<std::string>& keys);
 

@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
             "Each verb has a --help with an example; CMPOOL_POOL names a pool for all of them.");
         Run run;
         for (const auto add : {add_stats, add_put, add_get, add_ls, add_exists, add_rm, add_doctor, add_bench,
-                               add_node, add_namespace, add_replay}) {
+                               add_node, add_namespace, add_replay, add_metrics}) {
             add(app, run);
         }
         try {

@@ -29,5 +29,6 @@ void add_bench(CLI::App& app, Run& run);
 void add_node(CLI::App& app, Run& run);
 void add_namespace(CLI::App& app, Run& run);
 void add_replay(CLI::App& app, Run& run);
+void add_metrics(CLI::App& app, Run& run);
 
 }  // namespace cmpool::cli

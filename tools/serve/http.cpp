@@ -8,6 +8,7 @@
 #include <optional>
 
 #include <cmpool/base/rng.h>
+#include <cmpool/tools/http_bind.h>
 
 #include <httplib.h>
 #include <netdb.h>
@@ -289,21 +290,7 @@ Front::Front(loop::Router& router, engine::Tokenizer tokenizer, FrontOptions opt
 Front::~Front() = default;
 
 Result<std::string> Front::bind(const std::string& address) {
-    const auto colon = address.rfind(':');
-    std::uint64_t port = 65'536;
-    const std::string digits = colon == std::string::npos ? "" : address.substr(colon + 1);
-    if (!digits.empty() && digits.size() <= 5 && digits.find_first_not_of("0123456789") == std::string::npos)
-        port = std::stoul(digits);
-    if (port > 65'535) return fail(Errc::Invalid, "expected HOST:PORT, saw \"{}\"", address);
-    const std::string host = address.substr(0, colon);
-    int taken = static_cast<int>(port);
-    if (port == 0) {
-        taken = inside_->server().bind_to_any_port(host);
-    } else if (!inside_->server().bind_to_port(host, taken)) {
-        taken = -1;
-    }
-    if (taken < 0) return fail(Errc::PeerDown, "cannot listen on {}: it is in use, or not ours", address);
-    return fmt::format("{}:{}", host, taken);
+    return tools::bind_http(inside_->server(), address);
 }
 
 void Front::run() { inside_->server().listen_after_bind(); }
