@@ -1,0 +1,226 @@
+"""cmpoold on several hosts: network namespaces, a cable from each to one switch, and cables that are cut.
+
+usage: hosts.py BIN_FOLDER [unittest arguments]
+
+Needs root and iproute2; says `skipped: ` and why where it cannot have them.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+BIN = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else "."
+PORT = 7411
+LEASE_MS = 1000
+NODES = 3
+PATIENCE_S = 30
+LOOK_S = 0.05
+DEADLINE_MS = 500
+BLOCK_TOKENS = 512
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+
+
+def eventually(what, seconds=PATIENCE_S):
+    """Asks until the answer is true; there is no event to wait for in somebody else's process."""
+    until = time.monotonic() + seconds
+    while True:
+        answer = what()
+        if answer or time.monotonic() > until:
+            return answer
+        threading.Event().wait(LOOK_S)
+
+
+class Network:
+    """Hosts 10.77.0.1, 10.77.0.2 and so on, a switch, and nothing of the machine's own network."""
+
+    def __init__(self, hosts):
+        self.prefix = f"cmpool-{os.getpid()}"
+        self.hosts = [f"{self.prefix}-{at}" for at in range(hosts)]
+        self.switch = f"{self.prefix}-switch"
+        self.made = []
+        try:
+            self.make(self.switch)
+            run("ip", "-n", self.switch, "link", "add", "switch", "type", "bridge")
+            run("ip", "-n", self.switch, "link", "set", "switch", "up")
+            for at, host in enumerate(self.hosts):
+                self.make(host)
+                run("ip", "-n", host, "link", "add", "eth0", "type", "veth", "peer", f"port{at}", "netns", self.switch)
+                run("ip", "-n", host, "address", "add", f"{self.address(at)}/24", "dev", "eth0")
+                for device in ("lo", "eth0"):
+                    run("ip", "-n", host, "link", "set", device, "up")
+                run("ip", "-n", self.switch, "link", "set", f"port{at}", "master", "switch", "up")
+        except (OSError, subprocess.SubprocessError):
+            self.remove()
+            raise
+
+    def make(self, name):
+        run("ip", "netns", "add", name)
+        self.made.append(name)
+
+    def remove(self):
+        for name in self.made:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+    @staticmethod
+    def address(at):
+        return f"10.77.0.{at + 1}"
+
+    def cable(self, at, plugged):
+        """What is on its way through a cable that is pulled is lost, and nobody is told."""
+        run("ip", "-n", self.switch, "link", "set", f"port{at}", "up" if plugged else "down")
+
+    def on(self, at, *command):
+        return ["ip", "netns", "exec", self.hosts[at], *command]
+
+
+class Node:
+    def __init__(self, network, at, folder):
+        options = ["--listen", f"{network.address(at)}:{PORT}", "--name", f"node-{at}", "--host", f"host-{at}",
+                   "--capacity", "64M", "--shards", "1", "--no-prefault", "--lease-ms", str(LEASE_MS),
+                   "--runtime-dir", os.path.join(folder, f"run-{at}"), "--data-dir", os.path.join(folder, f"data-{at}")]
+        if at > 0:
+            options += ["--meta", f"{network.address(0)}:{PORT}"]
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(network.on(at, os.path.join(BIN, "cmpoold"), *options), stdout=subprocess.PIPE,
+                                        stderr=self.errors, text=True)
+        line = self.process.stdout.readline()
+        if not line.startswith("ready "):
+            self.errors.seek(0)
+            raise RuntimeError(f"expected ready, saw {line!r}: {self.errors.read()}")
+
+    def stop(self):
+        self.process.terminate()
+        code = self.process.wait(PATIENCE_S)
+        self.process.stdout.close()
+        self.errors.close()
+        return code
+
+
+def write_trace(path, requests):
+    """Conversations that grow turn by turn, so that later turns find the blocks of earlier ones."""
+    draw = random.Random(1)
+    conversations = [[] for _ in range(12)]
+    block = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for at in range(requests):
+            talk = draw.choice(conversations)
+            if len(talk) > 60:
+                talk.clear()
+            for _ in range(draw.randint(1, 6)):
+                block += 1
+                talk.append(block)
+            json.dump({"timestamp": at * 10, "input_length": len(talk) * BLOCK_TOKENS, "output_length": 1,
+                       "hash_ids": talk}, file)
+            file.write("\n")
+
+
+class Hosts(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="cmpool-hosts-", dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.network = Network(NODES + 1)  # the last one is the client's
+        self.addCleanup(self.network.remove)
+        self.nodes = []
+        self.addCleanup(lambda: [node.process.kill() for node in self.nodes if node.process.poll() is None])
+        for at in range(NODES):
+            self.nodes.append(Node(self.network, at, self.folder))
+        self.assertTrue(eventually(lambda: self.serving(0) == NODES))
+
+    def tearDown(self):
+        for node in self.nodes:
+            self.assertEqual(node.stop(), 0)
+
+    def cli(self, *arguments, on=NODES):
+        return self.network.on(on, os.path.join(BIN, "cmpool-cli"), *arguments)
+
+    def serving(self, asked, on=NODES):
+        """How many members serve, as one of them knows."""
+        seen = subprocess.run(self.cli("node", "ls", "--json", "--pool", self.uri(asked), on=on), check=False,
+                              capture_output=True, text=True, timeout=PATIENCE_S)
+        if seen.returncode != 0:
+            return -1
+        return sum(member["state"] == "serving" for member in json.loads(seen.stdout)["members"])
+
+    def uri(self, at):
+        return f"cmpool://{self.network.address(at)}:{PORT}"
+
+    def replay(self, requests, speed="max"):
+        trace = os.path.join(self.folder, "trace.jsonl")
+        write_trace(trace, requests)
+        return subprocess.Popen(self.cli("replay", trace, "--json", "--pool", self.uri(1), "--speed", speed,
+                                         "--deadline-ms", str(DEADLINE_MS)), stdout=subprocess.PIPE, text=True)
+
+    def ended(self, replay):
+        out, _ = replay.communicate(timeout=2 * PATIENCE_S)
+        self.assertEqual(replay.returncode, 0)
+        seen = json.loads(out.splitlines()[-1])
+        for bad in ("errors", "verify_failures", "deadline_overruns"):
+            self.assertEqual(seen[bad], 0, bad)
+        return seen
+
+    def found(self):
+        return self.ended(self.replay(200))["hit_blocks"]
+
+    def test_a_node_whose_cable_is_cut_is_missed_and_comes_back(self):
+        # 400 requests in 2 s.
+        replay = self.replay(400, "2")
+        self.assertTrue(eventually(lambda: self.serving(1) == NODES))
+        self.network.cable(2, False)
+        cut = time.monotonic()
+        self.assertTrue(eventually(lambda: self.serving(1) == NODES - 1))
+        noticed = time.monotonic() - cut
+        print(f"noticed after {noticed:.2f} s, lease {LEASE_MS / 1000} s", file=sys.stderr)
+        self.assertLess(noticed, LEASE_MS / 1000 + 1 + LOOK_S + DEADLINE_MS / 1000)
+        seen = self.ended(replay)
+        self.assertEqual(seen["requests"], 400)
+        self.network.cable(2, True)
+        self.assertTrue(eventually(lambda: self.serving(1) == NODES))
+        # Its own view, too.
+        self.assertTrue(eventually(lambda: self.serving(2, on=2) == NODES))
+        self.assertGreater(self.found(), 0)
+
+    def test_what_meta_is_cut_off_from_goes_on_and_is_whole_afterwards(self):
+        before = self.found()
+        again = self.found()
+        self.assertGreater(again, before)
+        self.network.cable(0, False)
+        # Longer than meta's patience with those it does not hear of.
+        threading.Event().wait(1.5 * LEASE_MS / 1000)
+        alone = self.ended(self.replay(200))
+        self.assertGreater(alone["hit_blocks"], 0)
+        self.network.cable(0, True)
+        self.assertTrue(eventually(lambda: self.serving(0) == NODES and self.serving(1) == NODES))
+        self.assertGreaterEqual(self.found(), again * 9 // 10)
+
+    def test_a_client_that_is_cut_off_computes_and_finds_its_blocks_again(self):
+        self.found()
+        whole = self.found()
+        replay = self.replay(400, "2")
+        threading.Event().wait(0.5)
+        self.network.cable(NODES, False)
+        threading.Event().wait(0.7)
+        self.network.cable(NODES, True)
+        self.ended(replay)
+        self.assertTrue(eventually(lambda: self.found() >= whole))
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0:
+        print("skipped: hosts are network namespaces, which only root may make")
+        sys.exit(77)
+    try:
+        Network(1).remove()
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"skipped: no network namespaces here: {error}")
+        sys.exit(77)
+    unittest.main()
