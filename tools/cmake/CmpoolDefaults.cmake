@@ -24,7 +24,7 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 set(CMPOOL_SANITIZE "" CACHE STRING "Sanitizers to build with, such as address,undefined or thread")
-option(CMPOOL_FUZZ "Build the libFuzzer targets (clang)" OFF)
+option(CMPOOL_FUZZ "Build the fuzzers with libFuzzer (clang)" OFF)
 
 # Flags go on one interface target, so that packages' headers keep their own.
 add_library(cmpool_flags INTERFACE)
@@ -41,8 +41,9 @@ if(CMPOOL_SANITIZE)
     add_compile_options(-Wno-tsan)
   endif()
 endif()
-if(CMPOOL_FUZZ)
-  add_compile_options(-fsanitize=fuzzer-no-link)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  # Else a precompiled header differs each time it is made, and ccache knows nothing that was built with it.
+  add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:SHELL:-Xclang -fno-pch-timestamp>")
 endif()
 
 find_package(Threads REQUIRED)
