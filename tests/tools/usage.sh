@@ -10,7 +10,7 @@ complain() {
     failures=$((failures + 1))
 }
 
-for script in setup test quickstart prove-clean package-check; do
+for script in setup test quickstart prove-clean package-check cross-aarch64 tidy; do
     [[ -x $tools/$script ]] || {
         complain "tools/$script is missing or not executable"
         continue

@@ -1,0 +1,20 @@
+# A toolchain file: Debian's cross compiler, arm64 packages in a folder of their own, and an emulator for what
+# was built. `tools/cross-aarch64` makes the folder and gives its name in CMPOOL_SYSROOT.
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES CMPOOL_SYSROOT)
+if(NOT IS_DIRECTORY "${CMPOOL_SYSROOT}/usr/include")
+  message(FATAL_ERROR "expected a folder with Debian's arm64 packages in CMPOOL_SYSROOT, saw \"${CMPOOL_SYSROOT}\"")
+endif()
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_SYSROOT ${CMPOOL_SYSROOT})
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)  # flatc and python3 run here
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+set(ENV{PKG_CONFIG_SYSROOT_DIR} ${CMPOOL_SYSROOT})
+set(ENV{PKG_CONFIG_LIBDIR} ${CMPOOL_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${CMPOOL_SYSROOT}/usr/share/pkgconfig)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static -L ${CMPOOL_SYSROOT})
+set(CMPOOL_PYTHON "" CACHE FILEPATH "No Python module: its headers here are another machine's")
