@@ -90,8 +90,7 @@ struct History::Held {
     std::size_t window = 0;
 };
 
-History::History(SimWorld& world, std::vector<Space>& spaces, Expectations expectations)
-    : world_(world), spaces_(spaces), expectations_(expectations) {}
+History::History(SimWorld& world, Expectations expectations) : world_(world), expectations_(expectations) {}
 History::~History() = default;
 
 void History::blame(std::string what) {

@@ -30,7 +30,7 @@ struct Expectations {
 ///           put, or another tenant's
 class History {
 public:
-    History(SimWorld& world, std::vector<Space>& spaces, Expectations expectations);
+    History(SimWorld& world, Expectations expectations);
     ~History();
     History(const History&) = delete;
     History& operator=(const History&) = delete;
@@ -82,7 +82,6 @@ private:
     [[nodiscard]] bool leased_throughout(const Call& call, std::size_t block) const;
 
     SimWorld& world_;
-    std::vector<Space>& spaces_;
     Expectations expectations_;
     std::list<Call> calls_;
     std::list<Held> held_;

@@ -78,7 +78,7 @@ SimCluster::SimCluster(std::uint64_t seed, Scene scene)
       scene_(std::move(scene)),
       rng_(seed ^ 0x5eed),
       world_(seed, scene_.plan),
-      history_(world_, spaces_, scene_.expectations) {
+      history_(world_, scene_.expectations) {
     auto options = scene_.server;
     options.processes = std::make_shared<SimProcesses>(options.lies_about_deaths);
     for (std::size_t number = 0; number < scene_.members; ++number) {
