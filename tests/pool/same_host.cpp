@@ -2,6 +2,8 @@
 #include "batch.h"
 #include "server_impl.h"
 
+#include <cmpool/testing/process_window.h>
+
 using namespace cmpool;
 using namespace cmpool::pool;
 using namespace cmpool::testing;
@@ -116,6 +118,7 @@ struct Pulled {
 }  // namespace
 
 TEST_CASE("a put on the same host is read from the client's own memory") {
+    if (!reads_processes()) return;
     TestPool pool(Over::Shm);
     Client& client = pool.join();
     const Pulled pulled(pool, 1, 20, 3000);
@@ -154,6 +157,7 @@ TEST_CASE("a put cannot be pulled over tcp") {
 // The first of two large pulled puts took all slots of the lane; the second found none, had no
 // completion of its own to wait for, and was never answered.
 TEST_CASE("pulled puts that together need more reads than the lane has slots are all answered") {
+    if (!reads_processes()) return;
     TestPool pool(Over::Shm, {.capacity_bytes = 128 * MiB});
     Client& client = pool.join();
     std::vector<std::unique_ptr<Pulled>> all;
@@ -171,6 +175,7 @@ TEST_CASE("pulled puts that together need more reads than the lane has slots are
 }
 
 TEST_CASE("a small pulled put does not overtake the large one that its block hangs on") {
+    if (!reads_processes()) return;
     TestPool pool(Over::Shm, {.capacity_bytes = 16 * MiB});
     Client& client = pool.join();
     Pulled large(pool, 1, 1, 3 * kPullBytes);
@@ -184,6 +189,7 @@ TEST_CASE("a small pulled put does not overtake the large one that its block han
 }
 
 TEST_CASE("more pulled puts than may wait at once are answered with Again") {
+    if (!reads_processes()) return;
     TestPool pool(Over::Shm);
     Client& client = pool.join();
     std::vector<std::unique_ptr<Pulled>> all;
