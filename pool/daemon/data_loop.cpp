@@ -1,5 +1,7 @@
 #include "data_loop.h"
 
+#include "host.h"
+
 #include <cerrno>
 #include <cstring>
 
@@ -140,17 +142,30 @@ void DataLoop::accept_all(Door& door) {
         auto lane = door.listener->accept();
         if (lane) {
             const int fd = (*lane)->event_fd();
+            // Descriptors are numbered from below: this one is among the last. Its end tells the peer at
+            // once.
+            if (fd >= descriptors_.clients_below) {
+                refused(door, fmt::format("all but {} descriptors are in use", kDescriptorsKept));
+                continue;
+            }
             const auto from = (*lane)->peer();
             enter(server_->add(std::move(*lane)), from, fd);
             continue;
         }
         if (lane.error().code == Errc::Again) return;
-        // Out of descriptors, say. The listener stays readable, so the next look is the next tick's.
-        spdlog::error("event accept_failed listener {} detail \"{}\"", door.listener->address(),
-                      lane.error().detail);
+        // Out of descriptors all the same. The listener stays readable, so the next look is the next tick's.
+        refused(door, lane.error().detail);
         door.full = true;
         control(epoll_.get(), EPOLL_CTL_DEL, door.listener->event_fd(), 0, 0);
         return;
+    }
+}
+
+void DataLoop::refused(const Door& door, const std::string& why) {
+    descriptors_.refused->fetch_add(1, std::memory_order_relaxed);
+    if (const auto times = refused_said_.happened(looked_)) {
+        spdlog::error("event accept_refused listener {} times {} detail \"{}\"", door.listener->address(),
+                      *times, why);
     }
 }
 
@@ -168,15 +183,11 @@ void DataLoop::welcome(pool::Guest guest) {
     enter(server_->welcome(std::move(guest)), from, fd);
 }
 
-void DataLoop::enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd) {
-    if (!id) {
-        spdlog::warn("event peer_refused address {} detail \"{}\"", from.address, id.error().detail);
-        return;
-    }
-    spdlog::debug("event peer_came peer {} address {}", *id, from.address);
-    peers_.emplace(*id, Peer{.fd = fd});
-    control(epoll_.get(), EPOLL_CTL_ADD, fd, 0, kPeer | *id);
-    wake(*id);
+void DataLoop::enter(PeerId id, const transport::PeerIdentity& from, int fd) {
+    spdlog::debug("event peer_came peer {} address {}", id, from.address);
+    peers_.emplace(id, Peer{.fd = fd});
+    control(epoll_.get(), EPOLL_CTL_ADD, fd, 0, kPeer | id);
+    wake(id);
 }
 
 void DataLoop::move_out(PeerId id, std::uint32_t shard) {

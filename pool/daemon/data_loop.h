@@ -1,6 +1,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <climits>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include <cmpool/base/clock.h>
+#include <cmpool/base/rarely.h>
 #include <cmpool/base/spin.h>
 #include <cmpool/base/unique_fd.h>
 #include <cmpool/pool/server.h>
@@ -38,6 +41,13 @@ public:
     [[nodiscard]] static Result<std::unique_ptr<DataLoop>> create();
 
     void listen(std::unique_ptr<transport::Listener> listener) { doors_.push_back({std::move(listener)}); }
+    /// Lanes whose descriptor is not below `clients_below` are refused, so that some are left for the rest of
+    /// the process; `refused` counts them, and what accept() itself refuses.
+    struct Descriptors {
+        int clients_below = INT_MAX;
+        std::atomic<std::uint64_t>* refused;
+    };
+    void keep_free(const Descriptors& descriptors) { descriptors_ = descriptors; }
     /// Calls stop() when `fd` becomes readable.
     void stop_on(int fd);
     void hand_over_by(HandOver hand_over) { hand_over_ = std::move(hand_over); }
@@ -57,7 +67,7 @@ public:
 private:
     struct Door {
         std::unique_ptr<transport::Listener> listener;
-        bool full = false;  ///< there was no descriptor for the next one; said so already
+        bool full = false;  ///< there was no descriptor for the next one
     };
     struct Peer {
         int fd;
@@ -75,7 +85,8 @@ private:
     void handle(const epoll_event& event);
     void accept_all(Door& door);
     void watch_opened();
-    void enter(Result<PeerId> id, const transport::PeerIdentity& from, int fd);
+    void refused(const Door& door, const std::string& why);
+    void enter(PeerId id, const transport::PeerIdentity& from, int fd);
     void enqueue(PeerId id, Instant since);
     /// Returns when it ended.
     [[nodiscard]] Instant serve_next(Instant begin);
@@ -94,6 +105,8 @@ private:
     HandOver hand_over_;
     pool::Server* server_ = nullptr;
     std::vector<Door> doors_;
+    Descriptors descriptors_{};
+    Rarely refused_said_;
     std::unordered_map<PeerId, Peer> peers_;
     pool::Turns turns_;
     Instant looked_{};

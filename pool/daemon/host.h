@@ -11,6 +11,9 @@ namespace cmpool::daemon {
 
 /// Fewest descriptors that serving makes sense with.
 inline constexpr std::uint64_t kDescriptorsMin = 256;
+/// Of them, how many clients' lanes do not get: for meta's files, lanes to members and clients' control
+/// pages.
+inline constexpr std::uint64_t kDescriptorsKept = 128;
 
 [[nodiscard]] std::string host_name();
 

@@ -3,8 +3,11 @@
 #include "options.h"
 #include "shard.h"
 #include "stop_signal.h"
+#include "watched_store.h"
 
 #include <algorithm>
+#include <atomic>
+#include <climits>
 #include <cstdio>
 #include <exception>
 
@@ -27,21 +30,30 @@ void start_log(const std::string& level) {
     spdlog::set_default_logger(std::move(log));
 }
 
-/// Adds what this process takes beside blocks, now and when it began to serve. A client has as many pages
-/// at each shard as at this one.
-auto memory_stats(const std::string& runtime_folder, std::uint32_t shards) {
-    return [runtime_folder, shards, start = own_memory(runtime_folder, 0)](std::vector<wire::Stat>& stats) {
+/// What this process counts beside its shards.
+struct HostCounts {
+    std::atomic<std::uint64_t> accepts_refused{0};
+    std::atomic<std::uint64_t> store_failures{0};
+};
+
+/// Adds what only the process knows, `counts` and what it takes beside blocks, now and when it began to
+/// serve. A client has as many pages at each shard as at this one.
+auto host_stats(const std::string& runtime_folder, std::uint32_t shards, const HostCounts& counts) {
+    return [runtime_folder, shards, &counts,
+            start = own_memory(runtime_folder, 0)](std::vector<wire::Stat>& stats) {
         const auto pages = std::find_if(stats.begin(), stats.end(),
                                         [](const auto& stat) { return stat.name == "client_pages"; });
         const auto own = own_memory(runtime_folder, pages == stats.end() ? 0 : pages->value * shards);
         stats.push_back({"private_bytes", own.private_bytes});
         stats.push_back({"private_start_bytes", start.private_bytes});
         stats.push_back({"index_bytes", own.index_bytes});
+        stats.push_back({"accepts_refused", counts.accepts_refused.load(std::memory_order_relaxed)});
+        stats.push_back({"meta_store_failures", counts.store_failures.load(std::memory_order_relaxed)});
     };
 }
 
 pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_bytes,
-                                 const std::string& local_address) {
+                                 const std::string& local_address, const HostCounts& counts) {
     pool::ServerConfig config;
     config.capacity_bytes = capacity_bytes;
     config.segment_bytes = options.segment_bytes;
@@ -50,7 +62,9 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.version = CMPOOL_VERSION;
     config.local_address = local_address;
     config.shards = options.shards;
-    config.add_host_stats = memory_stats(options.runtime_dir, options.shards);
+    config.clients_max = options.clients_max;
+    config.hello_within = std::chrono::milliseconds(options.hello_within_ms);
+    config.add_host_stats = host_stats(options.runtime_dir, options.shards, counts);
     return config;
 }
 
@@ -117,8 +131,10 @@ Result<void> serve(const Options& options) {
 
     SystemClock clock;
     SystemEntropy entropy;
-    auto store = meta::open_rocksdb(options.data_dir + "/meta");
-    if (!store) return fail(store.error());
+    HostCounts counts;
+    auto opened_store = meta::open_rocksdb(options.data_dir + "/meta");
+    if (!opened_store) return fail(opened_store.error());
+    const auto store = watched(std::move(*opened_store), clock, counts.store_failures);
     const auto shm = transport::open_shm({.runtime_dir = options.runtime_dir}, entropy);
     const auto tcp = transport::open_tcp(entropy);
     auto remote = tcp->listen(options.listen);
@@ -134,14 +150,14 @@ Result<void> serve(const Options& options) {
     const std::string address = (*remote)->address();
     const auto office_config = cluster_config(options, *capacity_bytes, address, entropy);
     auto office = options.meta.empty()
-                      ? meta::open_head_office(**store, clock, entropy, office_config)
-                      : meta::open_branch(**store, clock, entropy, *tcp, options.meta, office_config);
+                      ? meta::open_head_office(*store, clock, entropy, office_config)
+                      : meta::open_branch(*store, clock, entropy, *tcp, options.meta, office_config);
     if (!office) return fail(office.error());
     const std::uint64_t node_id = (*office)->node_id();
 
     // Outlived by the loops that its answers go to, outliving nothing that it asks.
     auto meta_thread = std::make_unique<MetaThread>(std::move(*office), clock);
-    auto config = server_config(options, *capacity_bytes, (*local)->address());
+    auto config = server_config(options, *capacity_bytes, (*local)->address(), counts);
     config.node_id = node_id;
     config.network = tcp.get();
     config.cluster_key = options.cluster_key;
@@ -156,6 +172,8 @@ Result<void> serve(const Options& options) {
     (*shards)->door().listen(std::move(*local));
     if (plane.listener != nullptr) (*shards)->door().listen(std::move(plane.listener));
     (*shards)->door().stop_on(signal.fd());
+    const auto clients_below = std::min<std::uint64_t>(*descriptors - kDescriptorsKept, INT_MAX);
+    (*shards)->door().keep_free({static_cast<int>(clients_below), &counts.accepts_refused});
     spdlog::info("event ready address {} node {:016x} capacity_bytes {} shards {} descriptors_max {}",
                  address, node_id, *capacity_bytes, options.shards, *descriptors);
     fmt::print("ready cmpool://{}\n", address);

@@ -70,6 +70,14 @@ void describe(CLI::App& app, Options& options, Written& written) {
     app.add_option("--plane", options.plane,
                    "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
                    "such as verbs://10.0.0.1:7412; all memory is then locked");
+    app.add_option("--clients-max", options.clients_max,
+                   "Most clients at once; one more is refused, and counted as clients_refused")
+        ->check(CLI::Range(1u, 1'000'000u).description(""))
+        ->capture_default_str();
+    app.add_option("--hello-ms", options.hello_within_ms,
+                   "Who connects and says nothing for so long is dropped, and counted as clients_silent")
+        ->check(CLI::Range(10u, 600'000u).description(""))
+        ->capture_default_str();
     app.add_option("--data-dir", options.data_dir, "Where namespaces are kept across restarts")
         ->capture_default_str();
     app.add_option("--runtime-dir", options.runtime_dir,
@@ -119,6 +127,8 @@ ParsedOptions parse_options(int argc, char** argv) {
     options.data_dir = default_data_dir();
     options.runtime_dir = fmt::format("/dev/shm/cmpool-{}", ::geteuid());
     options.name = options.host = host_name();
+    options.clients_max = pool::kClientsMaxDefault;
+    options.hello_within_ms = static_cast<std::uint32_t>(pool::kHelloWithinDefault.count());
     Written written;
     CLI::App app("cmpoold keeps KV-cache and model blocks in this host's memory, for every engine that asks.",
                  "cmpoold");

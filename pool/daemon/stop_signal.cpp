@@ -33,6 +33,7 @@ StopSignal::StopSignal() {
     ::sigaction(SIGTERM, &action, nullptr);
     ::sigaction(SIGINT, &action, nullptr);
     ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);  // a file that must not grow any more is a write that fails
 }
 
 }  // namespace cmpool::daemon

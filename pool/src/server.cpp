@@ -41,14 +41,22 @@ ServerImpl::~ServerImpl() {
 
 // ---- peers ----
 
-Result<Server::PeerId> ServerImpl::add(std::unique_ptr<transport::Lane> lane) {
-    if (peers_.size() >= kPeersMax) {
-        ++counts_.peers_refused;
-        return fail(Errc::NoCapacity, "expected at most {} clients, this is one more", kPeersMax);
-    }
+Server::PeerId ServerImpl::add(std::unique_ptr<transport::Lane> lane) {
+    // Who means it has said Hello long before so many others have come.
+    if (silent_.size() >= kSilentMax) drop_silent(silent_.begin()->first, "so many others have come since");
     const PeerId id = next_peer_++;
     peers_.emplace(id, std::make_unique<Peer>(*this, id, std::move(lane)));
+    silent_.emplace(id, clock_.now());
     return id;
+}
+
+void ServerImpl::drop_silent(PeerId peer, std::string_view why) {
+    ++counts_.peers_silent;
+    if (const auto times = silent_said_.happened(clock_.now())) {
+        spdlog::warn("client dropped peer {} address {} times {} reason \"expected Hello, saw nothing: {}\"",
+                     peer, find(peer)->lane->peer().address, *times, why);
+    }
+    drop(peer);
 }
 
 Peer* ServerImpl::find(PeerId peer) noexcept {
@@ -137,6 +145,7 @@ void ServerImpl::drop(PeerId peer_id) {
     if (found == peers_.end()) return;
     const std::unique_ptr<Peer> peer = std::move(found->second);
     peers_.erase(found);
+    silent_.erase(peer_id);
     // No operation of the lane touches memory any more once it is quiet; ours end in this thread.
     (void)peer->lane->quiesce(kSendDeadline);
     if (peer->landing) abort_put(*peer->landing);
@@ -161,14 +170,15 @@ void ServerImpl::drop(PeerId peer_id) {
 
 Guest ServerImpl::give_away(PeerId peer_id) {
     const auto found = peers_.extract(peer_id);
+    silent_.erase(peer_id);
     Guest guest = std::move(*found.mapped()->leaving);
     guest.lane = std::move(found.mapped()->lane);
     return guest;
 }
 
-Result<Server::PeerId> ServerImpl::welcome(Guest guest) {
-    const auto id = add(std::move(guest.lane));
-    if (id) handle(*find(*id), guest.request_id, guest.hello);
+Server::PeerId ServerImpl::welcome(Guest guest) {
+    const PeerId id = add(std::move(guest.lane));
+    handle(*find(id), guest.request_id, guest.hello);
     return id;
 }
 
@@ -185,10 +195,14 @@ void ServerImpl::tick() {
     }
     for (const PeerId id : stuck) {
         ++counts_.peers_stuck;
-        spdlog::warn("client dropped peer {} name {} reason \"took no answer for {} s\"", id, find(id)->name,
-                     kSendDeadline.count());
+        if (const auto times = stuck_said_.happened(now)) {
+            spdlog::warn("client dropped peer {} name {} times {} reason \"took no answer for {} s\"", id,
+                         find(id)->name, *times, kSendDeadline.count());
+        }
         drop(id);
     }
+    while (!silent_.empty() && now - silent_.begin()->second >= config_.hello_within)
+        drop_silent(silent_.begin()->first, fmt::format("for {} ms", config_.hello_within.count()));
     members_.tick();
     mover_.step(now);
     if (mover_.idle()) members_.close_all();
@@ -302,8 +316,10 @@ void ServerImpl::message(Peer& peer, Bytes head) {
     if (!message) {
         ++counts_.peers_broken;
         peer.broken = true;
-        spdlog::warn("client dropped peer {} name {} reason \"{}\"", peer.id, peer.name,
-                     message.error().detail);
+        if (const auto times = broken_said_.happened(clock_.now())) {
+            spdlog::warn("client dropped peer {} name {} times {} reason \"{}\"", peer.id, peer.name, *times,
+                         message.error().detail);
+        }
         return;
     }
     ++counts_.messages[message->body.index()];
@@ -351,7 +367,18 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
         peer.leaving = Guest{.request_id = id, .hello = ask};
         return;
     }
+    if (!peer.greeted && peers_.size() - silent_.size() >= config_.clients_max) {
+        ++counts_.peers_refused;
+        const Error error{Errc::NoCapacity,
+                          fmt::format("expected at most {} clients, this is one more", config_.clients_max)};
+        if (const auto times = refused_said_.happened(clock_.now())) {
+            spdlog::warn("client refused name {} address {} times {} reason \"{}\"", ask.client,
+                         peer.lane->peer().address, *times, error.detail);
+        }
+        return refuse(peer, id, error);
+    }
     peer.greeted = true;
+    silent_.erase(peer.id);
     peer.name = ask.client;
     send(peer, id,
          wire::Welcome{.incarnation = incarnation_,
@@ -602,6 +629,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"clients", peers_.size()},
         {"client_pages", pages},
         {"clients_refused", counts_.peers_refused},
+        {"clients_silent", counts_.peers_silent},
         {"clients_broken", counts_.peers_broken},
         {"clients_stuck", counts_.peers_stuck},
     };

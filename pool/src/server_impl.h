@@ -10,10 +10,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include <cmpool/base/rarely.h>
 #include <cmpool/pool/pressure.h>
 #include <cmpool/pool/server.h>
 #include <cmpool/transport/lane.h>
@@ -174,13 +176,13 @@ public:
                ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation);
     ~ServerImpl() override;
 
-    Result<PeerId> add(std::unique_ptr<transport::Lane> lane) override;
+    PeerId add(std::unique_ptr<transport::Lane> lane) override;
     Served serve(PeerId peer, Nanos waited) override;
     std::vector<PeerId> opened() override { return members_.opened(); }
     transport::Lane* lane_of(PeerId peer) noexcept override;
     void drop(PeerId peer) override;
     Guest give_away(PeerId peer) override;
-    Result<PeerId> welcome(Guest guest) override;
+    PeerId welcome(Guest guest) override;
     void set_view(std::shared_ptr<const model::View> view) override;
     void tick() override;
     void namespace_changed(const wire::NamespaceInfo& info) override;
@@ -208,7 +210,7 @@ private:
         std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
         std::uint64_t meta_questions = 0;
         std::uint64_t slowed_answers = 0;
-        std::uint64_t peers_refused = 0, peers_broken = 0, peers_stuck = 0;
+        std::uint64_t peers_refused = 0, peers_silent = 0, peers_broken = 0, peers_stuck = 0;
     };
 
     // What the messages ask for; each sends exactly one answer, at once or later.
@@ -247,6 +249,7 @@ private:
     void learn(Peer& peer, std::uint64_t epoch);
     void tell(Peer& peer);
     void tell_some();
+    void drop_silent(PeerId peer, std::string_view why);
     void open_done(PeerId peer_id, std::uint64_t id, bool by_member, Result<NamespaceRecord> record);
 
     // MemberNews
@@ -292,6 +295,7 @@ private:
     wire::Encoder encoder_;
     wire::Decoder decoder_;
     std::unordered_map<PeerId, std::unique_ptr<Peer>> peers_;
+    std::map<PeerId, Instant> silent_;  ///< since when lanes wait for their Hello; in the order of coming
     std::unordered_map<std::uint64_t, Lease> leases_;
     std::uint64_t cooling_bytes_ = 0;
     PeerId next_peer_ = 1;
@@ -305,6 +309,7 @@ private:
     /// On which lane a member has joined, by node; with its incarnation.
     std::unordered_map<std::uint64_t, std::pair<PeerId, std::uint64_t>> joined_;
     Counts counts_;
+    Rarely refused_said_, silent_said_, broken_said_, stuck_said_;
     MemberLanes members_;
     Mover mover_;
     std::map<std::uint32_t, std::unique_ptr<Service>> services_;  ///< by tenant

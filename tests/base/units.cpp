@@ -1,6 +1,7 @@
 #include <array>
 
 #include <cmpool/base/bytes.h>
+#include <cmpool/base/rarely.h>
 #include <cmpool/base/rng.h>
 #include <cmpool/base/units.h>
 
@@ -40,4 +41,13 @@ TEST_CASE("the same seed gives the same run") {
     for (int round = 0; round < 100; ++round) CHECK(one.next() == other.next());
     CHECK(Rng(1).next() != Rng(2).next());
     for (int round = 0; round < 1000; ++round) CHECK(one.below(7) < 7);
+}
+
+TEST_CASE("of many log lines one in a while is let through, and says for how many it stands") {
+    Rarely said(std::chrono::seconds(1));
+    CHECK(said.happened(Instant{}) == 1);
+    for (int ns = 1; ns <= 1000; ++ns) CHECK_FALSE(said.happened(Instant{ns}));
+    CHECK(said.happened(Instant{1'000'000'000}) == 1001);
+    CHECK_FALSE(said.happened(Instant{1'000'000'001}));
+    CHECK(said.happened(Instant{9'000'000'000}) == 2);
 }

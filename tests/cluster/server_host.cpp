@@ -180,7 +180,7 @@ void ServerHost::wake() {
     publish();
     for (const auto& listener : listeners_) {
         while (auto lane = listener->accept()) {
-            if (const auto id = shards_[0].server->add(std::move(*lane))) shards_[0].peers.push_back(*id);
+            shards_[0].peers.push_back(shards_[0].server->add(std::move(*lane)));
         }
     }
     for (bool busy = true; busy;) {
@@ -198,8 +198,7 @@ bool ServerHost::serve(Shard& shard) {
         busy = busy || served.busy;
         if (!served.moves_to) return !served.alive;
         Shard& other = shards_[*served.moves_to];
-        if (const auto there = other.server->welcome(shard.server->give_away(id)))
-            other.peers.push_back(*there);
+        other.peers.push_back(other.server->welcome(shard.server->give_away(id)));
         busy = true;
         return true;
     });

@@ -167,8 +167,7 @@ public:
 
     void step() {
         while (auto lane = listener_->accept()) {
-            auto id = server->add(std::move(*lane));
-            if (id) peers.push_back(*id);
+            peers.push_back(server->add(std::move(*lane)));
         }
         for (std::size_t at = 0; at < peers.size();) {
             const auto served = server->serve(peers[at]);

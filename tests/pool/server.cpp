@@ -43,19 +43,18 @@ TEST_CASE("a client that names another shard is handed over, and greeted there")
     }));
     CHECK(*served.moves_to == 1);
     const auto moved = second->welcome(first.server->give_away(first.peers.front()));
-    REQUIRE(moved);
     CHECK(first.server->lane_of(first.peers.front()) == nullptr);
     first.peers.clear();
 
     REQUIRE(first.until([&] {
-        (void)second->serve(*moved);
+        (void)second->serve(moved);
         return client.answers.contains(id);
     }));
     CHECK(std::get<wire::Welcome>(client.answers.at(id)->message.body).shards == 2);
     const auto again =
         client.ask(wire::Hello{.client = "test", .shard = 0});  // a lane moves once, at its start
     REQUIRE(first.until([&] {
-        (void)second->serve(*moved);
+        (void)second->serve(moved);
         return client.answers.contains(again);
     }));
     CHECK(std::holds_alternative<wire::Failed>(client.answers.at(again)->message.body));
@@ -508,6 +507,38 @@ TEST_CASE("a message that cannot be decoded ends its own lane only") {
     });
 }
 
+TEST_CASE("one client more than the limit is told so, until another has left") {
+    TestPool pool(Over::Tcp, {.capacity_bytes = 8 * MiB, .clients_max = 2});
+    Client& first = pool.join();
+    (void)pool.join();
+    Client& third = pool.connect();
+    const auto refused = pool.expect<wire::Failed>(third, third.ask(wire::Hello{.client = "test"}));
+    CHECK(refused.code == Errc::NoCapacity);
+    CHECK(refused.detail.find("at most 2 clients") != std::string::npos);
+    CHECK(pool.stat("clients_refused") == 1);
+    // Who is there may greet again.
+    (void)pool.expect<wire::Welcome>(first, first.ask(wire::Hello{.client = "test"}));
+    first.leave();
+    REQUIRE(pool.until([&] { return pool.stat("clients") == 2; }));
+    (void)pool.expect<wire::Welcome>(third, third.ask(wire::Hello{.client = "test"}));
+}
+
+// Whoever opens connections and says nothing takes no place from those who talk.
+TEST_CASE(
+    "a lane on which nobody says Hello is dropped in time, one that was greeted may be silent for ever") {
+    TestPool pool(Over::Tcp);
+    Client& quiet = pool.join();
+    Client& silent = pool.connect();
+    pool.tick(kHelloWithinDefault - std::chrono::milliseconds(1));
+    CHECK(pool.stat("clients") == 2);
+    pool.tick(std::chrono::milliseconds(1));
+    CHECK(pool.stat("clients") == 1);
+    CHECK(pool.stat("clients_silent") == 1);
+    REQUIRE(pool.until([&] { return silent.down; }));
+    pool.tick(std::chrono::hours(1));
+    CHECK_FALSE(pool.expect<wire::Stats>(quiet, quiet.ask(wire::StatsRequest{})).stats.empty());
+}
+
 namespace {
 
 /// Does nothing: for counting.
@@ -530,17 +561,19 @@ struct NoLane final : transport::Lane {
 
 }  // namespace
 
-TEST_CASE("one client more than the limit is refused, until another has left") {
+TEST_CASE("of many silent lanes the oldest goes for a new one, and a client is served all the same") {
     TestPool pool(Over::Tcp);
+    Client& client = pool.join();
     std::vector<Server::PeerId> ids;
-    for (std::size_t at = 0; at < kPeersMax; ++at)
-        ids.push_back(*pool.server->add(std::make_unique<NoLane>()));
+    for (std::size_t at = 0; at < kSilentMax; ++at)
+        ids.push_back(pool.server->add(std::make_unique<NoLane>()));
+    CHECK(pool.stat("clients_silent") == 0);
     const auto more = pool.server->add(std::make_unique<NoLane>());
-    REQUIRE_FALSE(more);
-    CHECK(more.error().code == Errc::NoCapacity);
-    CHECK(pool.stat("clients_refused") == 1);
-    pool.server->drop(ids.front());
+    CHECK(pool.stat("clients_silent") == 1);
     CHECK(pool.server->lane_of(ids.front()) == nullptr);
     CHECK_FALSE(pool.server->serve(ids.front()).alive);
-    CHECK(pool.server->add(std::make_unique<NoLane>()));
+    CHECK(pool.server->lane_of(ids[1]) != nullptr);
+    CHECK(pool.server->lane_of(more) != nullptr);
+    CHECK(put(pool, client, blocks(1, 1, 10)) == AllOk{Outcome::Ok});
+    (void)pool.join();
 }

@@ -69,7 +69,10 @@ public:
         for (const auto& [key, value, erase] : batch) erase ? writes.Delete(key) : writes.Put(key, value);
         rocksdb::WriteOptions durable;
         durable.sync = true;
-        const auto status = db_->Write(durable, &writes);
+        auto status = db_->Write(durable, &writes);
+        // After a write that failed RocksDB refuses all that follow, though there may be room again.
+        if (!status.ok() && !status.IsCorruption() && db_->Resume().ok())
+            status = db_->Write(durable, &writes);
         if (!status.ok()) return explain(status, "writing", folder_);
         return {};
     }

@@ -20,8 +20,12 @@
 namespace cmpool::pool {
 
 inline constexpr std::uint64_t kCapacityMin = 1 * MiB;
-/// Most clients of one shard; one more is refused.
-inline constexpr std::size_t kPeersMax = 4096;
+/// Most clients of one shard, unless the configuration says otherwise; one more is refused.
+inline constexpr std::size_t kClientsMaxDefault = 4096;
+/// Lanes on which nobody has said Hello yet: when one more comes, the one that has been silent longest goes.
+inline constexpr std::size_t kSilentMax = 1024;
+/// Who has not said Hello for so long is dropped, unless the configuration says otherwise.
+inline constexpr std::chrono::milliseconds kHelloWithinDefault{10'000};
 /// Longest lease; a longer one is cut to it.
 inline constexpr std::chrono::milliseconds kLeaseMax{60'000};
 /// At most so much is sent to other members, unless the configuration says otherwise.
@@ -39,6 +43,8 @@ struct ServerConfig {
     std::string local_address;  ///< where same-host clients connect; told to every client
     std::uint32_t shard = 0;    ///< which of `shards` this is; `capacity_bytes` are its own
     std::uint32_t shards = 1;
+    std::size_t clients_max = kClientsMaxDefault;
+    std::chrono::milliseconds hello_within = kHelloWithinDefault;
     /// Where clients read this server's memory one-sided, as NAME://ADDRESS; told to every client.
     std::vector<std::string> planes;
     /// The fabric of those lanes, which knows the same memory; none: nobody reads one-sided. It outlives the
@@ -66,7 +72,8 @@ struct Guest {
 ///
 ///   Lifetime  the fabric, clock, entropy, directory and watch outlive it
 ///   Threads   one
-///   Limits    kPeersMax clients; per client one batch of model::kBatchMax blocks being answered and
+///   Limits    clients_max clients and kSilentMax lanes without one; per client one batch of model::kBatchMax
+///   blocks being answered and
 ///             the lane's depth of answers; then it reads no more from that client
 class Server {
 public:
@@ -80,8 +87,9 @@ public:
                                                                 ProcessWatch& processes);
     virtual ~Server() = default;
 
-    /// Takes over a lane that somebody opened. Errors: NoCapacity above kPeersMax.
-    [[nodiscard]] virtual Result<PeerId> add(std::unique_ptr<transport::Lane> lane) = 0;
+    /// Takes over a lane that somebody opened. Above kSilentMax another one goes for it; above clients_max
+    /// its Hello is refused.
+    [[nodiscard]] virtual PeerId add(std::unique_ptr<transport::Lane> lane) = 0;
 
     /// Something may have happened on this peer's lane: reads, answers, sends. Returns false once the
     /// peer is gone and its id dead. `busy` says that more waits: call again soon, others first.
@@ -106,8 +114,8 @@ public:
 
     /// Gives up a peer that serve() said moves; its id is dead.
     [[nodiscard]] virtual Guest give_away(PeerId peer) = 0;
-    /// Takes one over and answers its greeting. Errors: as add().
-    [[nodiscard]] virtual Result<PeerId> welcome(Guest guest) = 0;
+    /// Takes one over and answers its greeting.
+    [[nodiscard]] virtual PeerId welcome(Guest guest) = 0;
 
     /// The cluster is this from now on: clients whose requests show that they do not know yet are told
     /// before they are answered, the others soon. Older views are ignored.

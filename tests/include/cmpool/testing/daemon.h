@@ -19,16 +19,19 @@ namespace cmpool::testing {
 /// under the same address.
 class Daemon {
 public:
-    explicit Daemon(std::vector<std::string> options = {"--capacity", "16M"}) : options_(std::move(options)) {
+    /// `wrapper` is a command that runs the one behind it in its own process, such as under other limits.
+    explicit Daemon(std::vector<std::string> options = {"--capacity", "16M"},
+                    std::vector<std::string> wrapper = {})
+        : options_(std::move(options)), wrapper_(std::move(wrapper)) {
         // As open as /dev/shm itself: who may connect is cmpoold's business.
         std::filesystem::permissions(runtime_.path(), std::filesystem::perms{0711});
         start();
     }
 
     void start() {
-        std::vector<std::string> command{CMPOOL_DAEMON,   "--listen",       address_,
-                                         "--runtime-dir", runtime_ / "run", "--data-dir",
-                                         data_ / "data",  "--log-level",    "warn"};
+        std::vector<std::string> command(wrapper_);
+        command.insert(command.end(), {CMPOOL_DAEMON, "--listen", address_, "--runtime-dir", runtime_ / "run",
+                                       "--data-dir", data_ / "data", "--log-level", "warn"});
         command.insert(command.end(), options_.begin(), options_.end());
         process_ = std::make_unique<Process>(command);
         const auto line = process_->read_line();
@@ -56,6 +59,7 @@ public:
     [[nodiscard]] const std::string& address() const noexcept { return address_; }
     [[nodiscard]] std::string socket() const { return runtime_ / "run/cmpoold.sock"; }
     [[nodiscard]] std::filesystem::path runtime_folder() const { return runtime_ / "run"; }
+    [[nodiscard]] std::filesystem::path data_folder() const { return data_ / "data"; }
     [[nodiscard]] Process& process() noexcept { return *process_; }
 
     [[nodiscard]] std::size_t files() const { return count(runtime_ / "run"); }
@@ -72,6 +76,7 @@ private:
     TempFolder runtime_{"/dev/shm"};
     TempFolder data_;
     std::vector<std::string> options_;
+    std::vector<std::string> wrapper_;
     std::string address_ = "127.0.0.1:0";
     std::unique_ptr<Process> process_;
 };
