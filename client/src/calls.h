@@ -27,6 +27,11 @@ inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
 inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
 /// Puts of one call that are on their way to one shard at once.
 inline constexpr std::size_t kPutsInFlight = 4;
+/// Puts of a client that are under way at once: what a shard takes of one. Others wait for their turn, in
+/// order.
+inline constexpr std::size_t kPutCallsAtOnce = wire::kPutsPerClientMax / kPutsInFlight;
+/// So many at most; one more is refused with Again.
+inline constexpr std::size_t kPutCallsWaitingMax = 1024;
 
 /// One call of an engine, from begin() to done. It ends by answers, by the loss of the connection,
 /// or by expire(); after that no buffer of it is touched.

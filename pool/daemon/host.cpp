@@ -27,36 +27,110 @@ namespace {
 
 constexpr std::uint64_t kCapacityDefault = 1 * GiB;
 constexpr int kLockAttempts = 100;
-/// How names of index segments end in the runtime folder.
-constexpr std::string_view kIndexSuffix = "-index";
-/// What stat() counts blocks of a file in, whatever the file system's own are.
-constexpr std::uint64_t kStatBlockBytes = 512;
+/// A domain's index takes at most so large a part of the capacity, besides it.
+constexpr std::uint64_t kIndexShare = 64;
+/// Address space for programs, stacks, meta's store and clients' pages, besides segments.
+constexpr std::uint64_t kAddressSpaceBeside = 1 * GiB;
 
 // Whole megabytes read better, and fit pages of every size.
 std::uint64_t whole_megabytes(std::uint64_t bytes) { return bytes / MiB * MiB; }
 
-std::optional<std::uint64_t> read_number(const char* path) {
+std::optional<std::uint64_t> read_number(const std::string& path) {
     std::ifstream file(path);
     std::uint64_t value = 0;
     if (!(file >> value)) return std::nullopt;
     return value;
 }
 
-// What this process may still take: the host's word, or its container's where that is less.
-std::uint64_t available_bytes() {
-    std::uint64_t available = UINT64_MAX;
-    std::ifstream info("/proc/meminfo");
-    for (std::string line; std::getline(info, line);) {
-        if (line.starts_with("MemAvailable:")) available = std::stoull(line.substr(13)) * KiB;
+/// Files of cgroups' two versions.
+struct CgroupFiles {
+    const char* controller;  ///< as /proc/self/cgroup writes it
+    const char* root;
+    const char* limit;
+    const char* used;
+};
+constexpr std::array<CgroupFiles, 2> kCgroups{
+    {{"", "/sys/fs/cgroup", "memory.max", "memory.current"},
+     {"memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"}}};
+
+/// What is counted as used and given back where it is needed: the cache of files on disks.
+std::uint64_t cached_bytes(const std::string& stat_file) {
+    std::ifstream stat(stat_file);
+    std::uint64_t sum = 0;
+    std::string name;
+    for (std::uint64_t value = 0; stat >> name >> value;) {
+        if (name == "inactive_file" || name == "active_file") sum += value;
     }
-    for (const auto& [limit, used] : {std::pair{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-                                      std::pair{"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                                                "/sys/fs/cgroup/memory/memory.usage_in_bytes"}}) {
-        const auto most = read_number(limit);
-        const auto taken = read_number(used);
-        if (most && taken) available = std::min(available, *most - std::min(*most, *taken));
+    return sum;
+}
+
+/// What a container leaves, it and all that it lies in; inside of one its own folder is the root.
+std::uint64_t cgroup_available_bytes() {
+    std::uint64_t available = UINT64_MAX;
+    std::ifstream ours("/proc/self/cgroup");
+    for (std::string line; std::getline(ours, line);) {
+        const auto first = line.find(':');
+        const auto second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        const std::string controller = line.substr(first + 1, second - first - 1);
+        for (const auto& version : kCgroups) {
+            if (controller != version.controller) continue;
+            for (std::filesystem::path path = line.substr(second + 1);; path = path.parent_path()) {
+                const std::string folder = version.root + path.string() + "/";
+                const auto most = read_number(folder + version.limit);
+                const auto used = read_number(folder + version.used);
+                if (most && used) {
+                    const auto kept = *used - std::min(*used, cached_bytes(folder + "memory.stat"));
+                    available = std::min(available, *most - std::min(*most, kept));
+                }
+                if (path == path.parent_path()) break;
+            }
+        }
     }
     return available;
+}
+
+// What this process may still take: the host's word, or its container's where that is less.
+std::uint64_t available_bytes() {
+    std::uint64_t host = 0;
+    std::ifstream info("/proc/meminfo");
+    for (std::string line; std::getline(info, line);) {
+        if (line.starts_with("MemAvailable:")) host = std::stoull(line.substr(13)) * KiB;
+    }
+    return std::min(host == 0 ? UINT64_MAX : host, cgroup_available_bytes());
+}
+
+Result<void> check_address_space(std::uint64_t capacity_bytes) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_AS, &limit);
+    if (limit.rlim_cur == RLIM_INFINITY) return {};
+    const std::uint64_t needed = capacity_bytes + capacity_bytes / kIndexShare + kAddressSpaceBeside;
+    if (limit.rlim_cur >= needed) return {};
+    return fail(Errc::NoCapacity,
+                "expected an address space of at least {} for {} of blocks, saw a limit of {}: raise it "
+                "(ulimit -v) or give less with --capacity",
+                format_bytes(needed), format_bytes(capacity_bytes), format_bytes(limit.rlim_cur));
+}
+
+Result<void> check_capacity(std::uint64_t wanted, std::uint64_t room, const std::string& folder) {
+    const std::uint64_t with_index = wanted + wanted / kIndexShare;
+    if (with_index > room) {
+        return fail(Errc::NoCapacity,
+                    "expected {} of memory in {}, index included, saw {} free: give less with --capacity",
+                    format_bytes(with_index), folder, format_bytes(room));
+    }
+    // Pages of hugetlbfs are set aside already.
+    struct statfs space {};
+    const bool set_aside = ::statfs(folder.c_str(), &space) == 0 && space.f_type == HUGETLBFS_MAGIC;
+    const std::uint64_t available = available_bytes();
+    if (!set_aside && with_index > available) {
+        return fail(
+            Errc::NoCapacity,
+            "expected {} of memory, index included, saw that the host or this process's container has "
+            "{} left: give less with --capacity",
+            format_bytes(with_index), format_bytes(available));
+    }
+    return check_address_space(wanted);
 }
 
 Result<std::uint64_t> free_bytes(const std::string& folder) {
@@ -76,19 +150,6 @@ std::uint64_t resident_unshared_bytes() {
         for (const std::string_view name : {"RssAnon:", "RssFile:"}) {
             if (line.starts_with(name)) bytes += std::stoull(line.substr(name.size())) * KiB;
         }
-    }
-    return bytes;
-}
-
-std::uint64_t index_segment_bytes(const std::string& folder) {
-    std::uint64_t bytes = 0;
-    std::error_code error;
-    std::filesystem::directory_iterator file(folder, error);
-    for (; !error && file != std::filesystem::directory_iterator(); file.increment(error)) {
-        const auto& path = file->path();
-        struct stat seen {};
-        if (path.native().ends_with(kIndexSuffix) && ::stat(path.c_str(), &seen) == 0)
-            bytes += static_cast<std::uint64_t>(seen.st_blocks) * kStatBlockBytes;
     }
     return bytes;
 }
@@ -176,11 +237,10 @@ Result<void> prepare_data_folder(const std::string& folder) { return make_folder
 Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& folder) {
     const auto room = free_bytes(folder);
     if (!room) return room;
-    if (wanted > *room) {
-        return fail(Errc::NoCapacity, "expected {} of memory in {}, saw {} free: give less with --capacity",
-                    format_bytes(wanted), folder, format_bytes(*room));
+    if (wanted != 0) {
+        if (auto fits = check_capacity(wanted, *room, folder); !fits) return fail(fits.error());
+        return wanted;
     }
-    if (wanted != 0) return wanted;
     // The index and its pages want room in that folder too.
     const auto chosen = whole_megabytes(std::min({kCapacityDefault, available_bytes() / 4, *room / 4 * 3}));
     if (chosen < pool::kCapacityMin) {
@@ -188,15 +248,13 @@ Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& f
                     format_bytes(pool::kCapacityMin), format_bytes(available_bytes()), format_bytes(*room),
                     folder);
     }
+    if (auto fits = check_address_space(chosen); !fits) return fail(fits.error());
     return chosen;
 }
 
-OwnMemory own_memory(const std::string& runtime_folder, std::uint64_t client_pages) {
+std::uint64_t resident_private_bytes(std::uint64_t client_pages) {
     const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-    OwnMemory own{.private_bytes = 0, .index_bytes = index_segment_bytes(runtime_folder)};
-    own.private_bytes = resident_unshared_bytes() + own.index_bytes +
-                        client_pages * round_up(sizeof(model::ControlPage), page_bytes);
-    return own;
+    return resident_unshared_bytes() + client_pages * round_up(sizeof(model::ControlPage), page_bytes);
 }
 
 Result<FolderLock> FolderLock::take(const std::string& folder) {

@@ -33,18 +33,13 @@ inline constexpr std::uint32_t kDefaultShardsMax = 16;
 [[nodiscard]] Result<void> prepare_data_folder(const std::string& folder);
 
 /// `wanted`, or when that is 0 what suits the host: 1 GiB, but at most a quarter of its available memory
-/// and three quarters of what `folder` has free. Errors: NoCapacity when the folder has less.
+/// and three quarters of what `folder` has free. Errors: NoCapacity when the folder, the host, this process's
+/// container or its address space has less: said now, since a page that is missing later is a SIGBUS.
 [[nodiscard]] Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& folder);
 
-/// Memory that this process takes besides the segments of blocks.
-struct OwnMemory {
-    /// What is resident of it and not shared memory (heap, stacks, the program's pages), and `index_bytes`,
-    /// and its clients' control pages. Not the kernel's: page tables, socket buffers.
-    std::uint64_t private_bytes = 0;
-    std::uint64_t index_bytes = 0;  ///< of all domains, reserved whole when a domain begins
-};
-/// Index segments are found in the runtime folder; what the system does not say counts as 0.
-[[nodiscard]] OwnMemory own_memory(const std::string& runtime_folder, std::uint64_t client_pages);
+/// What is resident of this process and not shared memory (heap, stacks, the program's pages), and its
+/// clients' control pages. Not segments, and not the kernel's: page tables, socket buffers.
+[[nodiscard]] std::uint64_t resident_private_bytes(std::uint64_t client_pages);
 
 /// Holds a folder for one daemon: a locked file with its pid, gone when this is.
 class FolderLock {

@@ -36,17 +36,17 @@ struct HostCounts {
     std::atomic<std::uint64_t> store_failures{0};
 };
 
-/// Adds what only the process knows, `counts` and what it takes beside blocks, now and when it began to
+/// Adds what only the process knows: `counts`, and what it takes beside segments, now and when it began to
 /// serve. A client has as many pages at each shard as at this one.
-auto host_stats(const std::string& runtime_folder, std::uint32_t shards, const HostCounts& counts) {
-    return [runtime_folder, shards, &counts,
-            start = own_memory(runtime_folder, 0)](std::vector<wire::Stat>& stats) {
-        const auto pages = std::find_if(stats.begin(), stats.end(),
-                                        [](const auto& stat) { return stat.name == "client_pages"; });
-        const auto own = own_memory(runtime_folder, pages == stats.end() ? 0 : pages->value * shards);
-        stats.push_back({"private_bytes", own.private_bytes});
-        stats.push_back({"private_start_bytes", start.private_bytes});
-        stats.push_back({"index_bytes", own.index_bytes});
+auto host_stats(std::uint32_t shards, const HostCounts& counts) {
+    return [shards, &counts, start = resident_private_bytes(0)](std::vector<wire::Stat>& stats) {
+        const auto named = [&](std::string_view name) {
+            return std::ranges::find(stats, name, &wire::Stat::name);
+        };
+        const auto pages = named("client_pages");
+        const auto own = resident_private_bytes(pages == stats.end() ? 0 : pages->value * shards);
+        if (const auto index = named("private_bytes"); index != stats.end()) index->value += own;
+        stats.push_back({"private_start_bytes", start});
         stats.push_back({"accepts_refused", counts.accepts_refused.load(std::memory_order_relaxed)});
         stats.push_back({"meta_store_failures", counts.store_failures.load(std::memory_order_relaxed)});
     };
@@ -64,7 +64,7 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.shards = options.shards;
     config.clients_max = options.clients_max;
     config.hello_within = std::chrono::milliseconds(options.hello_within_ms);
-    config.add_host_stats = host_stats(options.runtime_dir, options.shards, counts);
+    config.add_host_stats = host_stats(options.shards, counts);
     return config;
 }
 

@@ -163,6 +163,7 @@ public:
 
     [[nodiscard]] PinBoard& pins() noexcept { return pins_; }
     [[nodiscard]] const transport::Segment& index_segment() const noexcept { return *index_segment_; }
+    [[nodiscard]] std::uint64_t index_bytes() const noexcept { return index_segment_->bytes().size(); }
     [[nodiscard]] unsigned bucket_bits() const noexcept { return bucket_bits_; }
 
     /// Frees what dead processes and finished readers have let go.

@@ -581,6 +581,8 @@ std::vector<wire::Stat> ServerImpl::stats() const {
     }
     std::uint64_t leased_bytes = 0;
     for (const auto& [id, lease] : leases_) leased_bytes += lease.bytes;
+    std::uint64_t index_bytes = 0;
+    for (const auto& [id, store] : memory_->domains()) index_bytes += store->index_bytes();
 
     std::vector<wire::Stat> stats{
         {"capacity_bytes", memory_->capacity_bytes()},
@@ -632,6 +634,8 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"clients_silent", counts_.peers_silent},
         {"clients_broken", counts_.peers_broken},
         {"clients_stuck", counts_.peers_stuck},
+        {"index_bytes", index_bytes},
+        {"private_bytes", index_bytes},
     };
     static const std::array<wire::Body, 15> kRequests{
         wire::Join{},          wire::Renew{},  wire::Resolve{}, wire::ViewRequest{}, wire::Hello{},

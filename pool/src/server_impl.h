@@ -24,7 +24,7 @@
 namespace cmpool::pool {
 
 /// Most puts of one client that wait for their bytes at once; one more is answered with Again.
-inline constexpr std::size_t kPutsPerPeerMax = 16;
+inline constexpr std::size_t kPutsPerPeerMax = wire::kPutsPerClientMax;
 /// Bytes that are read from a client at once: what fits a core's own cache is summed up there.
 inline constexpr std::uint64_t kPullBytes = 256 * KiB;
 /// Payload of one answer; blocks beyond it are answered with Later.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <fstream>
+#include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +26,21 @@ namespace cmpool::testing {
 /// A command that sets a limit of the shell, and becomes the command behind it.
 [[nodiscard]] inline std::vector<std::string> under_limit(const std::string& limit) {
     return {"/bin/sh", "-c", "ulimit " + limit + " && exec \"$0\" \"$@\""};
+}
+
+/// A command that puts a tmpfs of its own over a folder, and becomes the command behind it; none where this
+/// user may not.
+[[nodiscard]] inline std::optional<std::vector<std::string>> with_tmpfs(const std::string& folder,
+                                                                        const std::string& size) {
+    std::vector<std::string> command{
+        "/usr/bin/unshare", ::geteuid() == 0 ? "-m" : "-Urm", "/bin/sh", "-c",
+        fmt::format("mount -t tmpfs -o size={} tmpfs {} && exec \"$0\" \"$@\"", size, folder)};
+    auto probe = command;
+    probe.push_back("/bin/true");
+    Process tried(probe);
+    if (tried.wait() == 0) return command;
+    MESSAGE("skipped: this user may not mount a tmpfs of its own");
+    return std::nullopt;
 }
 
 /// Whether this process may have so many descriptors open.

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -224,4 +225,27 @@ TEST_CASE("names and bracketed addresses reach the listener too") {
     REQUIRE(to_six);
     wait.fd = (*six)->event_fd();
     CHECK(::poll(&wait, 1, 10'000) == 1);
+}
+
+// Its host lost power, say: nobody sends the end of the connection.
+TEST_CASE(
+    "a tcp peer that vanished without a word is asked for by the kernel, and given up within a minute") {
+    SystemEntropy entropy;
+    const auto fabric = open_tcp(entropy);
+    const auto listener = fabric->listen("127.0.0.1:0").value();
+    const auto client = fabric->connect(listener->address()).value();
+    pollfd wait{listener->event_fd(), POLLIN, 0};
+    REQUIRE(::poll(&wait, 1, 10'000) == 1);
+    const auto lane = listener->accept().value();
+    const auto option = [&](int level, int name) {
+        int value = 0;
+        socklen_t bytes = sizeof value;
+        REQUIRE(::getsockopt(lane->event_fd(), level, name, &value, &bytes) == 0);
+        return value;
+    };
+    CHECK(option(SOL_SOCKET, SO_KEEPALIVE) == 1);
+    const int seconds = option(IPPROTO_TCP, TCP_KEEPIDLE) +
+                        option(IPPROTO_TCP, TCP_KEEPINTVL) * option(IPPROTO_TCP, TCP_KEEPCNT);
+    CHECK(seconds <= 60);
+    (void)client->quiesce(Nanos{0});
 }

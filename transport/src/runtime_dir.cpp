@@ -68,21 +68,20 @@ Result<void> prepare_runtime_dir(const std::string& folder) {
 Result<SegmentFile> create_segment_file(const std::string& folder, std::string_view name, std::uint64_t id,
                                         std::uint64_t bytes) {
     SegmentFile file;
-    file.path = fmt::format("{}/{}{}-{:016x}-{}", folder, kPrefix, ::getpid(), id, plain_name(name));
-    file.fd.reset(::open(file.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!file.fd) return fail(Errc::Denied, "creating {}: {}", file.path, std::strerror(errno));
+    const std::string path =
+        fmt::format("{}/{}{}-{:016x}-{}", folder, kPrefix, ::getpid(), id, plain_name(name));
+    file.fd.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file.fd) return fail(Errc::Denied, "creating {}: {}", path, std::strerror(errno));
     auto room = check_free(file.fd.get(), folder, bytes);
     // Memory is taken now: a page that is missing later would be a SIGBUS in the middle of a put.
     if (room && ::fallocate(file.fd.get(), 0, 0, static_cast<off_t>(bytes)) != 0) {
         room = fail(Errc::NoCapacity, "reserving {} in {}: {}", format_bytes(bytes), folder,
                     std::strerror(errno));
     }
-    file.read_only.reset(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    if (room && !file.read_only) room = fail(Errc::Denied, "opening {}: {}", file.path, std::strerror(errno));
-    if (!room) {
-        ::unlink(file.path.c_str());
-        return fail(room.error());
-    }
+    file.read_only.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (room && !file.read_only) room = fail(Errc::Denied, "opening {}: {}", path, std::strerror(errno));
+    ::unlink(path.c_str());
+    if (!room) return fail(room.error());
     return file;
 }
 

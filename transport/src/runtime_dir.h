@@ -14,12 +14,12 @@ namespace cmpool::transport {
 [[nodiscard]] Result<void> prepare_runtime_dir(const std::string& folder);
 
 /// A new file for a segment that peers may only read: 0600, so that another uid can neither open it
-/// nor reopen a descriptor of it for writing. `bytes` of memory are reserved: using it cannot fail.
+/// nor reopen a descriptor of it for writing. It has lost its name already: nobody can cut it short, which
+/// would be a SIGBUS for whoever has mapped it. `bytes` of memory are reserved: using it cannot fail.
 /// Errors: NoCapacity, Denied.
 struct SegmentFile {
     UniqueFd fd;         ///< read and write, ours
     UniqueFd read_only;  ///< for peers
-    std::string path;
 };
 [[nodiscard]] Result<SegmentFile> create_segment_file(const std::string& folder, std::string_view name,
                                                       std::uint64_t id, std::uint64_t bytes);

@@ -16,11 +16,10 @@ namespace cmpool::transport {
 
 namespace {
 
-/// What ends with a segment: its memory, and its name where it has one.
+/// What ends with a segment.
 struct ShmBacking {
     UniqueFd fd;        ///< ours, writable
     UniqueFd exported;  ///< what peers get
-    std::string path;   ///< empty for a memfd
     OwnedMemory memory;
 };
 
@@ -29,7 +28,6 @@ public:
     ShmSegment(SegmentTable& table, ShmBacking backing, Access access, SegmentSecrets secrets)
         : table_(table),
           fd_(std::move(backing.fd)),
-          path_(std::move(backing.path)),
           memory_(std::move(backing.memory)),
           entry_(std::make_shared<SegmentEntry>(secrets.id, secrets.token, access, memory_.bytes(),
                                                 std::move(backing.exported))),
@@ -40,10 +38,7 @@ public:
         table_.add(entry_);
     }
 
-    ~ShmSegment() override {
-        table_.remove(entry_->id);
-        if (!path_.empty()) ::unlink(path_.c_str());
-    }
+    ~ShmSegment() override { table_.remove(entry_->id); }
 
     [[nodiscard]] MutableBytes bytes() noexcept override { return memory_.bytes(); }
     [[nodiscard]] const Descriptor& descriptor() const noexcept override { return descriptor_; }
@@ -60,7 +55,6 @@ public:
 private:
     SegmentTable& table_;
     UniqueFd fd_;
-    std::string path_;
     OwnedMemory memory_;
     std::shared_ptr<SegmentEntry> entry_;
     Descriptor descriptor_;
@@ -95,12 +89,8 @@ Result<ShmBacking> back_by_file(const std::string& runtime_dir, const SegmentSpe
     auto file = create_segment_file(runtime_dir, spec.name, id, bytes);
     if (!file) return fail(file.error());
     auto memory = OwnedMemory::file(file->fd.get(), bytes, true);
-    if (!memory) {
-        ::unlink(file->path.c_str());
-        return fail(memory.error());
-    }
-    return ShmBacking{std::move(file->fd), std::move(file->read_only), std::move(file->path),
-                      std::move(*memory)};
+    if (!memory) return fail(memory.error());
+    return ShmBacking{std::move(file->fd), std::move(file->read_only), std::move(*memory)};
 }
 
 // Sealed before anybody sees it: a peer that could shrink it would kill us by SIGBUS.
@@ -132,10 +122,7 @@ Result<std::unique_ptr<Segment>> make_shm_segment(SegmentTable& table, const std
         peers_write ? back_by_memfd(spec, *bytes) : back_by_file(runtime_dir, spec, secrets.id, *bytes);
     if (!backing) return fail(backing.error());
     if (spec.prefault) {
-        if (auto touched = backing->memory.prefault(); !touched) {
-            if (!backing->path.empty()) ::unlink(backing->path.c_str());
-            return fail(touched.error());
-        }
+        if (auto touched = backing->memory.prefault(); !touched) return fail(touched.error());
     }
     return std::make_unique<ShmSegment>(table, std::move(*backing), spec.access, secrets);
 }

@@ -12,10 +12,23 @@ namespace cmpool::transport {
 namespace {
 
 constexpr int kBacklog = 4096;
+// A peer whose host has vanished says nothing, not even that it is gone: after 30 s + 3 x 10 s of silence the
+// kernel ends the connection.
+constexpr int kIdleSeconds = 30;
+constexpr int kProbeSeconds = 10;
+constexpr int kProbes = 3;
 
 void no_delay(int socket) noexcept {
     const int on = 1;
     ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+void keep_alive(int socket) noexcept {
+    const int on = 1;
+    ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleSeconds, sizeof kIdleSeconds);
+    ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &kProbeSeconds, sizeof kProbeSeconds);
+    ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof kProbes);
 }
 
 PeerIdentity identify(int socket, const TcpAddress& peer) {
@@ -72,6 +85,7 @@ Result<StreamPeer> tcp_connect(std::string_view address) {
 
 StreamPeer tcp_welcome(UniqueFd socket) {
     no_delay(socket.get());
+    keep_alive(socket.get());
     TcpAddress address;
     address.bytes = sizeof address.storage;
     ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&address.storage), &address.bytes);

@@ -30,6 +30,8 @@ inline constexpr std::size_t kTextBytesMax = 4096;
 inline constexpr std::size_t kStatsMax = 1024;
 /// Most shards that a server says it has.
 inline constexpr std::uint32_t kShardsMax = 64;
+/// Puts of one client that a shard reads from the client's memory at once; one more is answered with Again.
+inline constexpr std::size_t kPutsPerClientMax = 16;
 /// Most namespaces that a Namespaces names.
 inline constexpr std::size_t kNamespacesListed = 256;
 /// Most planes that a server says it has.
