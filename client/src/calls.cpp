@@ -46,8 +46,15 @@ void Call::wake_at(Instant at) noexcept {
     wakes_at_ = std::min(wakes_at_, at);
 }
 
+void Call::wait_for_room() noexcept {
+    if (!wakes_) begun();
+    wakes_ = true;
+    wants_room_ = true;
+}
+
 void Call::wake() {
     wakes_at_ = Instant::never();
+    wants_room_ = false;
     for (const auto& each : parked_) {
         if (each.until > Instant{}) wakes_at_ = std::min(wakes_at_, each.until);
     }

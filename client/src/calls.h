@@ -27,11 +27,8 @@ inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
 inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
 /// Puts of one call that are on their way to one shard at once.
 inline constexpr std::size_t kPutsInFlight = 4;
-/// Puts of a client that are under way at once: what a shard takes of one. Others wait for their turn, in
-/// order.
-inline constexpr std::size_t kPutCallsAtOnce = wire::kPutsPerClientMax / kPutsInFlight;
-/// So many at most; one more is refused with Again.
-inline constexpr std::size_t kPutCallsWaitingMax = 1024;
+/// Put calls of a client that wait until a shard reads fewer of them; one more is refused with Again.
+inline constexpr std::size_t kPutsWaitingMax = 1024;
 
 /// One call of an engine, from begin() to done. It ends by answers, by the loss of the connection,
 /// or by expire(); after that no buffer of it is touched.
@@ -55,7 +52,9 @@ public:
     void set_patience(Instant until) noexcept { patience_ = until; }
     /// When it goes on by itself, since a shard asked it to wait; never where it does not wait.
     [[nodiscard]] Instant wakes_at() const noexcept { return wakes_at_; }
-    /// For when that has come.
+    /// It goes on when a shard takes another put of this client.
+    [[nodiscard]] bool wants_room() const noexcept { return wants_room_; }
+    /// For when either has come.
     void wake();
     /// Whether another owner can answer in the place of one that is silent.
     [[nodiscard]] virtual bool asks_others() const noexcept { return false; }
@@ -78,6 +77,8 @@ protected:
     void park(std::uint32_t shard, Instant until, std::function<void()> then);
     /// Goes on at `at` by woken(); until then the call does not end but by its deadline.
     void wake_at(Instant at) noexcept;
+    /// The same, once a shard takes another put.
+    void wait_for_room() noexcept;
     virtual void woken() {}
     /// All parts have ended: begins others, if there is more to ask.
     virtual void go_on() {}
@@ -105,6 +106,7 @@ private:
     Instant patience_ = Instant::never();
     Instant wakes_at_ = Instant::never();
     bool wakes_ = false;  ///< woken() is wanted
+    bool wants_room_ = false;
     std::size_t outstanding_ = 0;
     bool done_ = false;
     std::vector<std::uint32_t> refreshed_;
@@ -219,6 +221,7 @@ private:
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
         bool sent = false;
+        bool pulled = false;   ///< the pool reads it, or will: one of wire::kPutsPerClientMax
         bool delayed = false;  ///< has waited since the pool asked for that
     };
     struct Asked {
@@ -240,6 +243,7 @@ private:
     [[nodiscard]] wire::PutItem describe(std::uint32_t index);
     [[nodiscard]] bool send_pulled(std::uint64_t part);
     [[nodiscard]] bool send_payload(std::uint64_t part);
+    void pull_ended(Chunk& chunk) noexcept;
     void answered(std::uint64_t part, std::span<const std::uint32_t> asked, const wire::Outcomes& outcomes);
     void stored(std::uint32_t index, wire::Outcome outcome);
     [[nodiscard]] bool put_elsewhere(std::uint32_t index);

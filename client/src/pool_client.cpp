@@ -3,7 +3,6 @@
 #include "shards.h"
 
 #include <algorithm>
-#include <deque>
 
 #include <cmpool/base/assert.h>
 #include <cmpool/client/environment.h>
@@ -51,9 +50,6 @@ struct PoolClient::Inside {
         return options.deadline.value_or(shards->uri().deadline);
     }
     void launch(const std::shared_ptr<Call>& call, Instant at);
-    /// The same, once it is its turn.
-    void launch_put(const std::shared_ptr<Call>& call, Instant at);
-    void next_puts();
     void progress();
     void expire();
     [[nodiscard]] Instant next_deadline() const;
@@ -65,8 +61,6 @@ struct PoolClient::Inside {
     std::shared_ptr<Shards> shards;
     std::vector<std::shared_ptr<Call>> waiting;  ///< for connections
     std::vector<std::shared_ptr<Call>> active;
-    std::vector<std::shared_ptr<Call>> puts;         ///< of those, or done
-    std::deque<std::shared_ptr<Call>> waiting_puts;  ///< for those before them
     Instant looked{};
     std::unique_ptr<EventSet> events;
 };
@@ -87,32 +81,6 @@ void PoolClient::Inside::launch(const std::shared_ptr<Call>& call, Instant at) {
     if (events) events->watch(shards->lanes(), next_deadline(), at);
 }
 
-void PoolClient::Inside::launch_put(const std::shared_ptr<Call>& call, Instant at) {
-    std::erase_if(puts, [](const auto& each) { return each->done(); });
-    if (puts.size() < kPutCallsAtOnce && waiting_puts.empty()) {
-        puts.push_back(call);
-        return launch(call, at);
-    }
-    if (waiting_puts.size() >= kPutCallsWaitingMax) {
-        return call->end(
-            Error{Errc::Again, fmt::format("expected at most {} puts that wait for their turn, this is "
-                                           "one more: wait for some of them first",
-                                           kPutCallsWaitingMax)});
-    }
-    waiting_puts.push_back(call);
-    if (events) events->watch(shards->lanes(), next_deadline(), at);
-}
-
-void PoolClient::Inside::next_puts() {
-    std::erase_if(puts, [](const auto& each) { return each->done(); });
-    while (!waiting_puts.empty() && puts.size() < kPutCallsAtOnce) {
-        puts.push_back(std::move(waiting_puts.front()));
-        waiting_puts.pop_front();
-        launch(puts.back(), looked);
-        if (puts.back()->done()) puts.pop_back();
-    }
-}
-
 void PoolClient::Inside::progress() {
     looked = now();
     shards->progress();
@@ -127,16 +95,22 @@ void PoolClient::Inside::progress() {
             active.push_back(call);
         }
     }
+    const bool room = shards->room();
     for (const auto& call : active) {
         call->resume(looked);
-        if (!call->done() && call->wakes_at() <= looked) call->wake();
+        if (!call->done() && (call->wakes_at() <= looked || (room && call->wants_room()))) call->wake();
         if (call->done() || call->patience() > looked) continue;
         call->set_patience(Instant::never());
         if (shards->replicas() > 1 && call->asks_others()) shards->fail_over(*call, late(shards->uri()));
     }
     expire();
+    // What has just run out has made room too, and no event will say so.
+    if (shards->room()) {
+        for (const auto& call : active) {
+            if (!call->done() && call->wants_room()) call->wake();
+        }
+    }
     std::erase_if(active, [](const auto& call) { return call->done(); });
-    next_puts();
     if (events) events->watch(shards->lanes(), next_deadline(), now());
 }
 
@@ -155,12 +129,6 @@ void PoolClient::Inside::expire() {
         call->end(shards->home_session().trouble().value_or(late(shards->uri())));
     }
     std::erase_if(waiting, [](const auto& call) { return call->done(); });
-    // Not the pool's fault: whoever was before them had the time.
-    std::erase_if(waiting_puts, [&](const auto& call) {
-        if (call->deadline() > at) return false;
-        call->end(Error{Errc::Deadline, "the puts before it took all of its time"});
-        return true;
-    });
 }
 
 Instant PoolClient::Inside::next_deadline() const {
@@ -168,7 +136,6 @@ Instant PoolClient::Inside::next_deadline() const {
     for (const auto& call : active)
         next = std::min({next, call->deadline(), call->patience(), call->wakes_at()});
     for (const auto& call : waiting) next = std::min({next, call->deadline(), call->patience()});
-    for (const auto& call : waiting_puts) next = std::min(next, call->deadline());
     return next;
 }
 
@@ -183,7 +150,6 @@ PoolClient::~PoolClient() {
         call->end(closed);
     }
     for (const auto& call : inside_->waiting) call->end(closed);
-    for (const auto& call : inside_->waiting_puts) call->end(closed);
 }
 
 Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {
@@ -293,7 +259,15 @@ Pending<Report> PoolClient::start_put(std::span<const PutItem> items, const Call
     const Instant at = inside_->now();
     auto call = std::make_shared<PutCall>(inside_->shards, at + inside_->limit(options), items);
     auto wrong = too_many(items.size());
-    wrong ? call->end(wrong) : inside_->launch_put(call, at);
+    if (!wrong && std::ranges::count_if(inside_->active, [](const auto& each) {
+                      return each->wants_room();
+                  }) >= static_cast<std::ptrdiff_t>(kPutsWaitingMax)) {
+        wrong = Error{Errc::Again,
+                      fmt::format("expected at most {} puts that wait for room at the pool, this is one "
+                                  "more: wait for some of them first",
+                                  kPutsWaitingMax)};
+    }
+    wrong ? call->end(wrong) : inside_->launch(call, at);
     return pending<Report>(std::move(call));
 }
 

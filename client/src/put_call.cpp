@@ -105,7 +105,16 @@ void PutCall::hash_ahead(std::span<const std::uint32_t> items) {
 }
 
 void PutCall::over() noexcept {
-    for (auto& chunk : chunks_) chunk.window.reset();
+    for (auto& chunk : chunks_) {
+        chunk.window.reset();
+        pull_ended(chunk);
+    }
+}
+
+void PutCall::pull_ended(Chunk& chunk) noexcept {
+    if (!std::exchange(chunk.pulled, false)) return;
+    shards()[chunk.shard].pull_ended();
+    shards().has_room();
 }
 
 // Chains are put in the order given, so that parents come first.
@@ -132,9 +141,16 @@ void PutCall::send_next() {
     for (std::size_t part = first_unsent_; part < chunks_.size(); ++part) {
         const std::uint32_t shard = chunks_[part].shard;
         if (chunks_[part].sent || in_flight_[shard] >= kPutsInFlight || holds_back(chunks_[part])) continue;
+        Session& session = shards()[shard];
+        const bool pulls = session.can_pull();
+        if (pulls && session.pulls() >= wire::kPutsPerClientMax) {
+            wait_for_room();
+            continue;
+        }
         chunks_[part].sent = true;
-        const bool pulls = shards()[shard].can_pull();
-        if ((pulls && send_pulled(part)) || send_payload(part)) ++in_flight_[shard];
+        chunks_[part].pulled = pulls && send_pulled(part);
+        if (chunks_[part].pulled) session.pull_begun();
+        if (chunks_[part].pulled || send_payload(part)) ++in_flight_[shard];
     }
 }
 
@@ -236,7 +252,10 @@ bool PutCall::put_elsewhere(std::uint32_t index) {
 }
 
 void PutCall::lost(std::uint64_t part, const Error& why) {
-    if ((part & kWanted) == 0) --in_flight_[chunks_[part].shard];
+    if ((part & kWanted) == 0) {
+        --in_flight_[chunks_[part].shard];
+        pull_ended(chunks_[part]);
+    }
     note(why);
     send_next();
     ended();
@@ -246,7 +265,10 @@ void PutCall::answer(std::uint64_t part, const wire::Body& answer) {
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
     const bool wanted = (part & kWanted) != 0;
     const auto asked = wanted ? asked_[part & ~kWanted].items : chunks_[part].items;
-    if (!wanted) --in_flight_[chunks_[part].shard];
+    if (!wanted) {
+        --in_flight_[chunks_[part].shard];
+        pull_ended(chunks_[part]);
+    }
     if (outcomes == nullptr || outcomes->outcomes.size() != asked.size()) {
         note({Errc::Corrupt, "the pool answered something else"});
     } else {

@@ -5,6 +5,7 @@
 #include "reader.h"
 #include "view_book.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
@@ -104,6 +105,10 @@ public:
     [[nodiscard]] Reader& reader() noexcept { return reader_; }
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
     void cannot_pull() noexcept { can_pull_ = false; }
+    /// Puts whose bytes the pool reads now, or will: it takes wire::kPutsPerClientMax of one client.
+    [[nodiscard]] std::size_t pulls() const noexcept { return pulls_; }
+    void pull_begun() noexcept { ++pulls_; }
+    void pull_ended() noexcept { pulls_ -= std::min<std::size_t>(pulls_, 1); }
 
     [[nodiscard]] const model::Digester* digester() const noexcept {
         return digester_ ? &*digester_ : nullptr;
@@ -210,6 +215,7 @@ private:
     std::uint64_t lease_bytes_max_ = 0;
     std::uint32_t replicas_ = 0;
     bool can_pull_ = false;
+    std::size_t pulls_ = 0;
 
     std::shared_ptr<Attachment> attachment_;
     wire::Attached attaching_;

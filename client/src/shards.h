@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <cmpool/client/environment.h>
@@ -104,6 +105,11 @@ public:
     };
     [[nodiscard]] HeldBack& held_back() noexcept { return held_back_; }
 
+    /// Some shard takes another put; whoever waits for that is told by room().
+    void has_room() noexcept { room_ = true; }
+    /// Whether there has been any since the last call.
+    [[nodiscard]] bool room() noexcept { return std::exchange(room_, false); }
+
     [[nodiscard]] Windows& windows() noexcept { return windows_; }
     [[nodiscard]] const Environment& environment() const noexcept { return environment_; }
     [[nodiscard]] const PoolUri& uri() const noexcept { return uri_; }
@@ -145,6 +151,7 @@ private:
     NamespaceSpec spec_;
     Windows windows_;
     HeldBack held_back_;
+    bool room_ = false;
     std::shared_ptr<ViewBook> book_ = std::make_shared<ViewBook>();
     std::vector<std::shared_ptr<Session>> sessions_;
     std::vector<Node> nodes_;  ///< those of the URI first

@@ -54,32 +54,52 @@ TEST_CASE("puts that are begun at once are all stored, however many more than a 
     }
 }
 
-TEST_CASE(
-    "a put beyond those that may wait for their turn is done at once, with Again, and the others are "
-    "stored") {
-    Daemon daemon({"--capacity", "64M"});
-    const auto pool = testing::open_pool(daemon.uri("?transport=tcp"));
+TEST_CASE("a put beyond those that may wait for their turn hears Again at once, and the others are stored") {
+    Daemon daemon({"--capacity", "64M", "--shards", "1"});
+    const auto pool = testing::open_pool(daemon.uri("?transport=shm"));
     const auto bytes = testing::pattern(1000, 1);
-    const auto reports = put_at_once(*pool, 4 + 1024 + 1, 1, bytes, {.deadline = 20s});
+    Begun begun(*pool, 0, 16 + 1024 + 1, bytes);
+    daemon.freeze();
+    std::vector<client::Pending<client::Report>> pending;
+    for (const auto& item : begun.items) pending.push_back(pool->start_put({&item, 1}, {.deadline = 20s}));
+    REQUIRE(pending.back().done());
+    const auto refused = pending.back().take();
+    REQUIRE(refused.trouble);
+    CHECK(refused.trouble->code == Errc::Again);
+    CHECK(refused.trouble->detail.find("1024") != std::string::npos);
+    pending.pop_back();
+    daemon.thaw();
     std::size_t stored = 0;
-    for (const auto& report : reports) stored += report.count(Outcome::Stored);
-    CHECK(stored == 4 + 1024);
-    REQUIRE(reports.back().trouble);
-    CHECK(reports.back().trouble->code == Errc::Again);
-    CHECK(reports.back().trouble->detail.find("1024") != std::string::npos);
+    for (auto& each : pending) {
+        pool->wait(each);
+        stored += each.take().count(Outcome::Stored);
+    }
+    CHECK(stored == 16 + 1024);
     CHECK(daemon.stop());
 }
 
-TEST_CASE("a put that waits for its turn behind a frozen pool ends by its deadline") {
-    Daemon daemon({"--capacity", "64M"});
-    const auto pool = testing::open_pool(daemon.uri("?transport=tcp"));
+TEST_CASE(
+    "a put that waits behind a frozen pool ends by its deadline, one with more time waits for nothing "
+    "either") {
+    Daemon daemon({"--capacity", "64M", "--shards", "1"});
+    const auto pool = testing::open_pool(daemon.uri("?transport=shm"));
     const auto bytes = testing::pattern(1000, 1);
+    Begun begun(*pool, 0, 40, bytes);
     daemon.freeze();
-    const auto begun = std::chrono::steady_clock::now();
-    const auto reports = put_at_once(*pool, 32, 1, bytes, {.deadline = 300ms});
-    CHECK(std::chrono::steady_clock::now() - begun < 2s);
-    for (const auto& report : reports) CHECK(report.trouble);
+    const auto began = std::chrono::steady_clock::now();
+    std::vector<client::Pending<client::Report>> pending;
+    for (std::size_t at = 0; at < begun.items.size(); ++at) {
+        const Nanos deadline = at < 32 ? 300ms : 20s;
+        pending.push_back(pool->start_put({&begun.items[at], 1}, {.deadline = deadline}));
+    }
+    for (std::size_t at = 0; at < 32; ++at) {
+        pool->wait(pending[at]);
+        CHECK(pending[at].take().trouble);
+    }
+    CHECK(std::chrono::steady_clock::now() - began < 2s);
     daemon.thaw();
+    for (std::size_t at = 32; at < begun.items.size(); ++at) pool->wait(pending[at]);
+    CHECK(std::chrono::steady_clock::now() - began < 15s);
     CHECK(testing::comes_true([&] { return testing::round_trip(*pool, 77) == ""; }));
     CHECK(daemon.stop());
 }
