@@ -1,8 +1,7 @@
 // Clients that are killed at any instant, and a pool ten times too small for what they write.
-#include "crowd.h"
-
 #include <cstdlib>
 
+#include <cmpool/testing/crowd.h>
 #include <cmpool/testing/daemon.h>
 #include <cmpool/testing/pool.h>
 

@@ -1,12 +1,12 @@
 // Everything that may go wrong with a pool and its clients, in an order that a seed draws: a few seconds in
 // CTest, as long as one likes by hand.
-#include "crowd.h"
 #include "faults.h"
 #include "wall.h"
 
 #include <cstdlib>
 #include <functional>
 
+#include <cmpool/testing/crowd.h>
 #include <cmpool/testing/proxy.h>
 
 using namespace cmpool;

@@ -1,8 +1,8 @@
 // Clients and pool are stopped at any instant, as by a debugger or a starved machine, and a wire that is cut
 // tells neither side.
-#include "crowd.h"
 #include "faults.h"
 
+#include <cmpool/testing/crowd.h>
 #include <cmpool/testing/proxy.h>
 
 using namespace cmpool;
