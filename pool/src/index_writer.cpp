@@ -96,6 +96,12 @@ std::optional<IndexWriter::Shown> IndexWriter::shown(std::uint64_t prefix, Exten
     return Shown{index, model::load_slot(slot(index))};
 }
 
+bool IndexWriter::shows(std::uint64_t prefix, const model::Location& at, ExtentId extent) const noexcept {
+    const std::uint64_t index = slot_of(prefix, extent);
+    if (index == kNoSlot || model::load_slot(slot(index)) != model::encode_slot(prefix, at)) return false;
+    return !spilled_[index] || buckets_[index / kSlotsPerBucket - 1].spill != 0;
+}
+
 void IndexWriter::erase(std::uint64_t prefix, ExtentId extent) noexcept {
     std::uint64_t index = slot_of(prefix, extent);
     // A flipped bit in the header makes the prefix a wrong one: then the whole table is searched.

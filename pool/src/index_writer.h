@@ -40,6 +40,9 @@ public:
         model::Slot slot;
     };
     [[nodiscard]] std::optional<Shown> shown(std::uint64_t prefix, ExtentId extent) const noexcept;
+    /// Whether readers still find the entry, and where it is: false once its words have changed by
+    /// themselves.
+    [[nodiscard]] bool shows(std::uint64_t prefix, const model::Location& at, ExtentId extent) const noexcept;
     /// Who fills the two buckets of a prefix.
     [[nodiscard]] std::vector<ExtentId> neighbours(std::uint64_t prefix) const;
 

@@ -133,3 +133,27 @@ TEST_CASE("erasing under a wrong prefix leaves the neighbours' spilled entries v
         table.writer.erase(extent * 0x9e37ull, extent);
     for (const auto& bucket : table.buckets) CHECK(bucket.spill == 0);
 }
+
+TEST_CASE("the writer knows after each flipped bit which entries readers find no more") {
+    Rng rng(3);
+    Table table(2);
+    std::unordered_map<std::uint64_t, ExtentId> model;
+    for (ExtentId extent = 0; extent < 24; ++extent) {
+        const std::uint64_t prefix = rng.next();
+        if (table.writer.insert(prefix, location_of(extent), extent)) model.emplace(prefix, extent);
+    }
+    std::size_t lost = 0;
+    for (std::size_t bit = 0; bit < table.bytes().size() * 8; ++bit) {
+        const auto flip = [&] { table.bytes()[bit / 8] ^= std::byte{1} << static_cast<int>(bit % 8); };
+        flip();
+        for (const auto& [prefix, extent] : model) {
+            const auto found = table.seen(prefix);
+            const bool there = found && found->at == location_of(extent);
+            REQUIRE(table.writer.shows(prefix, location_of(extent), extent) == there);
+            lost += there ? 0 : 1;
+        }
+        flip();
+    }
+    // Two words of each entry, and the counts that say of a bucket that more lies in the next.
+    CHECK(lost >= model.size() * 128);
+}
