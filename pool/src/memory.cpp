@@ -21,6 +21,8 @@ constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
 constexpr unsigned kBucketBitsMin = 6;
 /// A domain that had no segment to give up is asked again after so long.
 constexpr std::chrono::milliseconds kGaveNoneFor{100};
+/// A segment that the host could not make is tried again after so long.
+constexpr std::chrono::milliseconds kTryMissingEvery{100};
 
 unsigned bucket_bits_for(std::uint64_t capacity_bytes) {
     const std::uint64_t slots = capacity_bytes / kIndexedBlockBytes * 8 / 5;
@@ -97,7 +99,8 @@ Result<DomainStore*> Memory::domain(std::uint32_t domain_id) {
 std::unique_ptr<transport::Segment> Memory::take_segment(const Claim& claim) {
     std::vector<Quotas::DomainSegments> all;
     for (const auto& [id, store] : domains_) all.push_back({id, store->segment_count()});
-    for (const std::uint32_t id : quotas_.givers(claim, all, segments_total_, segment_bytes_)) {
+    for (const std::uint32_t id :
+         quotas_.givers(claim, all, segments_total_ - segments_missing_, segment_bytes_)) {
         if (const auto none = gave_none_until_.find(id); none != gave_none_until_.end()) {
             if (clock_.now() < none->second) continue;
             gave_none_until_.erase(none);
@@ -108,20 +111,31 @@ std::unique_ptr<transport::Segment> Memory::take_segment(const Claim& claim) {
     return nullptr;
 }
 
+// The host had no descriptor or no memory for it when its turn was; later it may.
+bool Memory::make_missing() {
+    if (segments_missing_ == 0 || clock_.now() < try_missing_at_) return false;
+    auto fresh = allocate(segment_bytes_, false, "data");
+    if (!fresh) {
+        try_missing_at_ = clock_.now() + kTryMissingEvery;
+        return false;
+    }
+    --segments_missing_;
+    ready_.push_back(std::move(*fresh));
+    return true;
+}
+
 bool Memory::grow(DomainStore& store, const Claim& claim) {
-    if (ready_.empty()) {
+    if (ready_.empty() && !make_missing()) {
+        if (segments_missing_ > 0) return false;  // another one would be lost as well
         auto given_up = take_segment(claim);
         if (given_up == nullptr) return false;
         // Whoever mapped the old memory keeps seeing it until it is punched; so it is never given to
         // another tenant, a new segment is.
         given_up->punch();
         given_up.reset();
-        auto fresh = allocate(segment_bytes_, false, "data");
-        if (!fresh) {
-            --segments_total_;
-            return false;
-        }
-        ready_.push_back(std::move(*fresh));
+        ++segments_missing_;
+        try_missing_at_ = {};
+        if (!make_missing()) return false;
     }
     store.add_segment(std::move(ready_.back()));
     ready_.pop_back();
@@ -155,7 +169,7 @@ DomainStore::Begun Memory::begin(DomainStore& store, const BlockSpec& spec) {
 }
 
 std::string Memory::check_invariants() const {
-    std::size_t segments = ready_.size();
+    std::size_t segments = ready_.size() + segments_missing_;
     for (const auto& [id, store] : domains_) {
         segments += store->segment_count();
         if (auto broken = store->check_invariants(); !broken.empty())

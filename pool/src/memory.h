@@ -17,7 +17,7 @@ namespace cmpool::pool {
 /// All memory of a server, and who has it: segments lie ready until a domain needs one, and move, empty and
 /// new, from a domain that borrows to one whose quotas they belong to, or which borrows less (quotas.h).
 ///
-///   Always  segments ready + segments of the domains == capacity / segment size
+///   Always  segments ready + segments of the domains + those that the host lacks == capacity / segment size
 class Memory {
 public:
     [[nodiscard]] static Result<std::unique_ptr<Memory>> create(const ServerConfig& config,
@@ -37,7 +37,9 @@ public:
 
     [[nodiscard]] transport::Fabric& fabric() noexcept { return fabric_; }
     [[nodiscard]] std::uint64_t segment_bytes() const noexcept { return segment_bytes_; }
-    [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return segments_total_ * segment_bytes_; }
+    [[nodiscard]] std::uint64_t capacity_bytes() const noexcept {
+        return (segments_total_ - segments_missing_) * segment_bytes_;
+    }
     [[nodiscard]] std::uint64_t block_bytes_max() const noexcept;
     [[nodiscard]] std::size_t segments_ready() const noexcept { return ready_.size(); }
     [[nodiscard]] const std::map<std::uint32_t, std::unique_ptr<DomainStore>>& domains() const {
@@ -52,6 +54,7 @@ private:
     /// Memory that clients may read, over whatever fabrics there are. Errors: NoCapacity.
     [[nodiscard]] Result<std::unique_ptr<transport::Segment>> allocate(std::uint64_t bytes, bool prefault,
                                                                        const char* name);
+    [[nodiscard]] bool make_missing();
     [[nodiscard]] bool grow(DomainStore& store, const Claim& claim);
     [[nodiscard]] std::unique_ptr<transport::Segment> take_segment(const Claim& claim);
     [[nodiscard]] bool find_room(DomainStore& store, const Claim& claim, std::uint64_t length);
@@ -62,6 +65,8 @@ private:
     std::uint64_t incarnation_;
     std::uint64_t segment_bytes_ = 0;
     std::size_t segments_total_ = 0;
+    std::size_t segments_missing_ = 0;  ///< of them, that the host could not make anew
+    Instant try_missing_at_{};
     unsigned bucket_bits_ = 0;
     std::vector<std::unique_ptr<transport::Segment>> ready_;
     Quotas quotas_;

@@ -720,12 +720,19 @@ TEST_CASE("memory moves from the domain that has most to one that has less, a se
             if (id != kNoExtent) CHECK(same(store->view(id).payload, bytes_of(number, 200 * KiB)));
         }
     }
-    // A host that gives no memory back costs capacity, nothing else.
+    // A host that gives no memory back costs one segment of capacity, nothing else, and no longer than that.
     fabric.left = 1;  // an index
     auto& third = **memory.domain(3);
-    CHECK(put(third, 1) == Outcome::Refused);
+    for (std::uint64_t number = 1; number <= 20; ++number) {
+        CHECK(put(third, number) == Outcome::Refused);
+        clock.advance(std::chrono::milliseconds(50));
+    }
     CHECK(memory.capacity_bytes() == 7 * MiB);
     CHECK(put(rich, 1000) == Outcome::Ok);
+    fabric.left = SIZE_MAX;
+    clock.advance(std::chrono::milliseconds(100));
+    CHECK(put(third, 1) == Outcome::Ok);
+    CHECK(memory.capacity_bytes() == 8 * MiB);
 }
 
 // Sizes above what extents and slots can count wrapped around and broke the allocator.
