@@ -27,6 +27,9 @@ inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
 inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
 /// Puts of one call that are on their way to one shard at once.
 inline constexpr std::size_t kPutsInFlight = 4;
+/// Puts of a client that one shard reads from its memory, or will: one less than it may, since a shard that
+/// has them all reads nothing else of this client.
+inline constexpr std::size_t kPullsMax = wire::kPutsPerClientMax - 1;
 /// Put calls of a client that wait until a shard reads fewer of them; one more is refused with Again.
 inline constexpr std::size_t kPutsWaitingMax = 1024;
 
@@ -221,7 +224,7 @@ private:
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
         bool sent = false;
-        bool pulled = false;   ///< the pool reads it, or will: one of wire::kPutsPerClientMax
+        bool pulled = false;   ///< the pool reads it, or will: one of kPullsMax
         bool delayed = false;  ///< has waited since the pool asked for that
     };
     struct Asked {

@@ -143,7 +143,7 @@ void PutCall::send_next() {
         if (chunks_[part].sent || in_flight_[shard] >= kPutsInFlight || holds_back(chunks_[part])) continue;
         Session& session = shards()[shard];
         const bool pulls = session.can_pull();
-        if (pulls && session.pulls() >= wire::kPutsPerClientMax) {
+        if (pulls && session.pulls() >= kPullsMax) {
             wait_for_room();
             continue;
         }

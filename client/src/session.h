@@ -105,7 +105,7 @@ public:
     [[nodiscard]] Reader& reader() noexcept { return reader_; }
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
     void cannot_pull() noexcept { can_pull_ = false; }
-    /// Puts whose bytes the pool reads now, or will: it takes wire::kPutsPerClientMax of one client.
+    /// Puts whose bytes the pool reads now, or will; whoever puts keeps them below kPullsMax.
     [[nodiscard]] std::size_t pulls() const noexcept { return pulls_; }
     void pull_begun() noexcept { ++pulls_; }
     void pull_ended() noexcept { pulls_ -= std::min<std::size_t>(pulls_, 1); }

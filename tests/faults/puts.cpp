@@ -8,6 +8,9 @@ using testing::Daemon;
 
 namespace {
 
+/// Puts of one client that a pool reads at once: one less than it may.
+constexpr std::size_t kPulled = 15;
+
 /// Puts of a few blocks each, begun and not waited for.
 struct Begun {
     Begun(client::PoolClient& pool, std::uint64_t first, std::size_t blocks, Bytes bytes) : piece(bytes) {
@@ -58,7 +61,7 @@ TEST_CASE("a put beyond those that may wait for their turn hears Again at once, 
     Daemon daemon({"--capacity", "64M", "--shards", "1"});
     const auto pool = testing::open_pool(daemon.uri("?transport=shm"));
     const auto bytes = testing::pattern(1000, 1);
-    Begun begun(*pool, 0, 16 + 1024 + 1, bytes);
+    Begun begun(*pool, 0, kPulled + 1024 + 1, bytes);
     daemon.freeze();
     std::vector<client::Pending<client::Report>> pending;
     for (const auto& item : begun.items) pending.push_back(pool->start_put({&item, 1}, {.deadline = 20s}));
@@ -74,7 +77,7 @@ TEST_CASE("a put beyond those that may wait for their turn hears Again at once, 
         pool->wait(each);
         stored += each.take().count(Outcome::Stored);
     }
-    CHECK(stored == 16 + 1024);
+    CHECK(stored == kPulled + 1024);
     CHECK(daemon.stop());
 }
 

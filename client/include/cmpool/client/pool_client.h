@@ -288,7 +288,7 @@ public:
                                              std::uint32_t lease_ms = kLeaseMsDefault,
                                              const CallOptions& options = {});
     [[nodiscard]] Pending<Report> start_get(std::span<const GetItem> items, const CallOptions& options = {});
-    /// A pool on this host reads 16 messages of one client at once. Puts beyond wait for their turn, 1024 of
+    /// A pool on this host reads 15 messages of one client at once. Puts beyond wait for their turn, 1024 of
     /// them at most: one more is done at once, with Again. Their deadlines run meanwhile.
     [[nodiscard]] Pending<Report> start_put(std::span<const PutItem> items, const CallOptions& options = {});
     [[nodiscard]] Pending<Report> start_exists(std::span<const Digest> keys, const CallOptions& options = {});
