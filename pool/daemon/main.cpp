@@ -162,6 +162,7 @@ Result<void> serve(const Options& options) {
     config.network = tcp.get();
     config.cluster_key = options.cluster_key;
     config.repair_bytes_per_second = options.repair_bytes_per_second;
+    config.scrub_bytes_per_second = options.scrub_bytes_per_second;
     config.one_sided = plane.fabric.get();
     if (plane.fabric != nullptr) config.planes = {plane.address};
     auto shards = Shards::create({clock, entropy, *shm, *meta_thread}, std::move(config));

@@ -33,6 +33,7 @@ struct Written {
     bool no_prefault = false;
     std::string cluster_key_file;
     std::string repair_rate = "128MiB";
+    std::string scrub_rate = "32MiB";
 };
 
 void describe(CLI::App& app, Options& options, Written& written) {
@@ -66,6 +67,9 @@ void describe(CLI::App& app, Options& options, Written& written) {
         ->capture_default_str();
     app.add_option("--repair-rate", written.repair_rate,
                    "At most so many bytes a second are sent to nodes that lack copies; 0: none")
+        ->capture_default_str();
+    app.add_option("--scrub-rate", written.scrub_rate,
+                   "So many bytes a second are read again to see whether they are what was put; 0: none")
         ->capture_default_str();
     app.add_option("--plane", options.plane,
                    "NAME://HOST:PORT where clients of other hosts read blocks without this host's processor, "
@@ -102,9 +106,13 @@ Result<void> read_cluster_key(const std::string& path, Options& options) {
 }
 
 Result<void> read_sizes(const Written& written, Options& options) {
-    const auto rate = parse_bytes(written.repair_rate);
-    if (!rate) return fail(rate.error().code, "--repair-rate: {}", rate.error().detail);
-    options.repair_bytes_per_second = *rate;
+    for (const auto& [flag, text, rate] :
+         {std::tuple{"--repair-rate", &written.repair_rate, &options.repair_bytes_per_second},
+          std::tuple{"--scrub-rate", &written.scrub_rate, &options.scrub_bytes_per_second}}) {
+        const auto parsed = parse_bytes(*text);
+        if (!parsed) return fail(parsed.error().code, "{}: {}", flag, parsed.error().detail);
+        *rate = *parsed;
+    }
     for (const auto& [flag, text, bytes] :
          {std::tuple{"--capacity", &written.capacity, &options.capacity_bytes},
           std::tuple{"--segment", &written.segment, &options.segment_bytes}}) {

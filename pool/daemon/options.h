@@ -23,6 +23,7 @@ struct Options {
     std::string cluster_key;
     std::uint32_t lease_ms = 3000;
     std::uint64_t repair_bytes_per_second = 0;  ///< of all shards; kRepairRateDefault where nothing is said
+    std::uint64_t scrub_bytes_per_second = 0;   ///< of all shards; kScrubRateDefault where nothing is said
     std::string plane;  ///< NAME://HOST:PORT where clients read this host's memory one-sided; empty: nowhere
     std::uint32_t clients_max = 0;      ///< of each shard; kClientsMaxDefault where nothing is said
     std::uint32_t hello_within_ms = 0;  ///< kHelloWithinDefault where nothing is said

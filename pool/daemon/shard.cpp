@@ -11,6 +11,7 @@ Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::Serve
     auto shards = std::make_unique<Shards>();
     config.capacity_bytes /= config.shards;
     config.repair_bytes_per_second /= config.shards;
+    config.scrub_bytes_per_second /= config.shards;
     for (config.shard = 0; config.shard < config.shards; ++config.shard) {
         if (config.shard == 1) config.add_host_stats = nullptr;  // the first one speaks for the process
         auto shard = std::make_unique<Shard>();

@@ -429,13 +429,14 @@ void DomainStore::drop_corrupt(ExtentId id) {
     reclaim({id});
 }
 
-void DomainStore::scrub(std::uint64_t bytes) {
+std::uint64_t DomainStore::scrub(std::uint64_t bytes) {
     const std::size_t most = std::min(map_.size(), kScrubRecordsMax);
-    for (std::size_t looked = 0; looked < most && bytes > 0; ++looked) {
+    std::uint64_t done = 0;
+    for (std::size_t looked = 0; looked < most && done < bytes; ++looked) {
         if (scrub_next_ >= map_.size()) scrub_next_ = 0;
         const ExtentId id = scrub_next_++;
         if (map_[id].state != ExtentState::Live) continue;
-        bytes -= std::min<std::uint64_t>(bytes, map_[id].units * kUnitBytes);
+        done += map_[id].units * kUnitBytes;
         // What nobody can find any more is memory for nothing; and so is a block with another's name.
         if (!index_.shows(header(map_[id]).digest.prefix(), location(map_[id]), id)) {
             drop_corrupt(id);
@@ -443,6 +444,7 @@ void DomainStore::scrub(std::uint64_t bytes) {
             (void)verify(id);
         }
     }
+    return done;
 }
 
 std::uint64_t DomainStore::list(std::uint32_t namespace_id, std::uint64_t cursor, std::size_t limit,

@@ -168,8 +168,8 @@ public:
 
     /// Frees what dead processes and finished readers have let go.
     void sweep();
-    /// Verifies blocks from where it stopped, about `bytes` of them.
-    void scrub(std::uint64_t bytes);
+    /// Verifies blocks from where it stopped, about `bytes` of them; returns how many it was.
+    std::uint64_t scrub(std::uint64_t bytes);
     /// Evicts blocks that are older than they get, looking at `records` of the map from where it stopped.
     void expire(std::size_t records);
     /// Live blocks of a namespace from `cursor` on; returns where to go on, 0 at the end.

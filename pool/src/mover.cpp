@@ -39,7 +39,7 @@ void Mover::set_view(std::shared_ptr<const model::View> view) {
     }
     for (auto& [store, walk] : walks_) {
         walk = {};
-        if (there && others && rate_ > 0) {
+        if (there && others && !rests_) {
             store->unsettle_all();
         } else {
             store->settle_all();
@@ -64,7 +64,7 @@ std::uint64_t Mover::holds() const noexcept {
 // ---- going on ----
 
 void Mover::step(Instant now) {
-    refill(now);
+    allowance_.refill(now);
     if (pending() == 0 && tasks_.empty()) {
         for (auto& placement : placements_) placement.reset();
         return;
@@ -82,14 +82,6 @@ void Mover::step(Instant now) {
         again_at_ = Instant::never();
         for (auto& each : walks_) each.walk = {};
     }
-}
-
-void Mover::refill(Instant now) {
-    const auto rate = static_cast<double>(rate_);
-    const double seconds = static_cast<double>((now - refilled_at_).count()) / 1e9;
-    const double most = rate * std::chrono::duration<double>(kMoveBurst).count();
-    budget_ = std::min(budget_ + rate * seconds, most);
-    refilled_at_ = now;
 }
 
 void Mover::take_up() {
@@ -208,7 +200,7 @@ bool Mover::ours(const Task& task, std::size_t block) const {
 }
 
 void Mover::send(Task& task, Target& target) {
-    if (budget_ <= 0) return;
+    if (allowance_.left() <= 0) return;
     const auto way = links_.way(target.member, task.key, spaces_.at(task.namespace_id));
     if (way == MoverLinks::Way::Shut) target.state = Target::State::Failed;
     if (way != MoverLinks::Way::Open) return;
@@ -244,7 +236,7 @@ void Mover::send(Task& task, Target& target) {
     target.request = next_id_++;
     target.next = at;
     target.bytes_sent = bytes;
-    budget_ -= static_cast<double>(bytes);
+    allowance_.spend(bytes);
 }
 
 // ---- answers ----

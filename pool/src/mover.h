@@ -1,5 +1,6 @@
 #pragma once
 
+#include "allowance.h"
 #include "domain_store.h"
 
 #include <array>
@@ -72,7 +73,10 @@ public:
 
     /// `bytes_per_second` at most; 0: it rests.
     Mover(std::uint64_t node_id, std::uint64_t bytes_per_second, MoverLinks& links)
-        : node_id_(node_id), rate_(bytes_per_second), links_(links) {}
+        : node_id_(node_id),
+          rests_(bytes_per_second == 0),
+          links_(links),
+          allowance_(bytes_per_second, kMoveBurst) {}
     ~Mover();
     Mover(const Mover&) = delete;
     Mover& operator=(const Mover&) = delete;
@@ -126,7 +130,6 @@ private:
         GroupWalk walk;
     };
 
-    void refill(Instant now);
     void take_up();
     [[nodiscard]] std::optional<Task> look_at(DomainStore& store, GroupId group);
     [[nodiscard]] model::Placement& placement(std::uint32_t replicas);
@@ -142,7 +145,7 @@ private:
     static void let_go(const Task& task, Target& target);
 
     std::uint64_t node_id_;
-    std::uint64_t rate_;
+    bool rests_;
     MoverLinks& links_;
     std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
     bool drains_ = false;
@@ -151,8 +154,7 @@ private:
     std::vector<Walked> walks_;  ///< a store each
     std::vector<std::unique_ptr<Task>> tasks_;
     std::uint64_t next_id_ = 1;
-    double budget_ = 0;  ///< bytes; below zero after a large block
-    Instant refilled_at_{};
+    Allowance allowance_;
     Instant again_at_ = Instant::never();
     Counts counts_;
 };

@@ -1,6 +1,7 @@
 #include "server_impl.h"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include <cmpool/wire/load_level.h>
@@ -32,7 +33,8 @@ ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy
       next_lease_(incarnation),
       members_({.name = config_.node_name, .cluster_key = config_.cluster_key}, clock_, config_.network,
                *this, [this] { return next_peer_++; }),
-      mover_(config_.node_id, config_.network != nullptr ? config_.repair_bytes_per_second : 0, members_) {}
+      mover_(config_.node_id, config_.network != nullptr ? config_.repair_bytes_per_second : 0, members_),
+      scrub_(config_.scrub_bytes_per_second, kScrubBurst) {}
 
 ServerImpl::~ServerImpl() {
     members_.close_all();
@@ -206,9 +208,12 @@ void ServerImpl::tick() {
     members_.tick();
     mover_.step(now);
     if (mover_.idle()) members_.close_all();
+    scrub_.refill(now);
+    const double each =
+        scrub_.left() / static_cast<double>(std::max<std::size_t>(memory_->domains().size(), 1));
     for (const auto& [id, store] : memory_->domains()) {
         store->sweep();
-        store->scrub(kScrubBytesPerTick);
+        if (each > 0) scrub_.spend(store->scrub(static_cast<std::uint64_t>(std::ceil(each))));
         store->expire(kExpireRecordsPerTick);
     }
 }

@@ -46,8 +46,8 @@ inline constexpr std::chrono::milliseconds kTellAgain{20};
 /// reader who is a little late need not ask again; of the capacity so much at most.
 inline constexpr std::chrono::milliseconds kCooling{200};
 inline constexpr std::uint64_t kCoolingShare = 16;
-/// Bytes verified in the background at each tick.
-inline constexpr std::uint64_t kScrubBytesPerTick = 256 * KiB;
+/// What may be verified in the background at once after a pause, as time at the bounded rate.
+inline constexpr std::chrono::milliseconds kScrubBurst{100};
 
 /// Records looked at for blocks that are older than they get, at each tick.
 inline constexpr std::size_t kExpireRecordsPerTick = 8192;
@@ -312,6 +312,7 @@ private:
     Rarely refused_said_, silent_said_, broken_said_, stuck_said_;
     MemberLanes members_;
     Mover mover_;
+    Allowance scrub_;
     std::map<std::uint32_t, std::unique_ptr<Service>> services_;  ///< by tenant
     Instant turn_began_{};
     Nanos turn_waited_{0};

@@ -8,6 +8,9 @@ namespace cmpool::testing {
 
 namespace {
 
+// A block a tick: what is checked after each step sees more than the scrubber ever would.
+constexpr std::uint64_t kScrubRate = 16 * KiB;
+
 class SimProcess final : public pool::ProcessWatch::Handle {
 public:
     SimProcess(std::shared_ptr<const std::set<std::int32_t>> running, std::int32_t pid)
@@ -123,7 +126,8 @@ void ServerHost::start() {
                                   .planes = {"sim://" + plane_address()},
                                   .one_sided = one_sided_.get(),
                                   .network = network_.get(),
-                                  .repair_bytes_per_second = options_.repair_bytes_per_second},
+                                  .repair_bytes_per_second = options_.repair_bytes_per_second,
+                                  .scrub_bytes_per_second = kScrubRate},
                                  world_.clock(), entropy_, *memory_, *directory_, *options_.processes);
         REQUIRE(server);
         shards_.push_back({std::move(*server), {}});

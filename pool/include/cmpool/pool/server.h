@@ -30,6 +30,8 @@ inline constexpr std::chrono::milliseconds kHelloWithinDefault{10'000};
 inline constexpr std::chrono::milliseconds kLeaseMax{60'000};
 /// At most so much is sent to other members, unless the configuration says otherwise.
 inline constexpr std::uint64_t kRepairRateDefault = 128 * MiB;
+/// So many bytes a second are verified in the background, unless the configuration says otherwise.
+inline constexpr std::uint64_t kScrubRateDefault = 32 * MiB;
 /// A client that does not take its answers for so long is dropped, and what it held is freed.
 inline constexpr std::chrono::seconds kSendDeadline{10};
 
@@ -55,6 +57,7 @@ struct ServerConfig {
     transport::Fabric* network = nullptr;
     std::string cluster_key;  ///< what it shows them; empty: the cluster is open
     std::uint64_t repair_bytes_per_second = kRepairRateDefault;  ///< at most; 0: it sends nothing
+    std::uint64_t scrub_bytes_per_second = kScrubRateDefault;    ///< verified in the background; 0: none
     /// Adds to the statistics what only the process knows, after all others; none: nothing to add.
     std::function<void(std::vector<wire::Stat>&)> add_host_stats;
 };
