@@ -10,11 +10,18 @@
 #include <rocksdb/db.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 namespace cmpool::meta {
 namespace {
+
+/// Below it nothing is written: a log, a table and what replaces them have room at any time.
+constexpr std::uint64_t kDiskFreeMin = 8 * MiB;
+/// No file of the database becomes longer.
+constexpr std::uint64_t kFileBytesMax = 16 * MiB;
 
 rocksdb::Slice slice(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -51,6 +58,25 @@ tl::unexpected<Error> explain(const rocksdb::Status& status, std::string_view do
     return fail(Errc::NoCapacity, "{} in {} failed: {}", doing, folder, status.ToString());
 }
 
+// RocksDB as Debian builds it ends the process by an assertion when a file of its cannot grow.
+Result<void> check_room(const std::string& folder) {
+    struct statvfs space {};
+    if (::statvfs(folder.c_str(), &space) != 0) return {};
+    const std::uint64_t free_bytes = std::uint64_t{space.f_bavail} * space.f_frsize;
+    if (free_bytes >= kDiskFreeMin) return {};
+    return fail(Errc::NoCapacity, "writing in {} failed: expected at least {} free there, saw {}", folder,
+                format_bytes(kDiskFreeMin), format_bytes(free_bytes));
+}
+
+Result<void> check_file_limit() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_FSIZE, &limit);
+    if (limit.rlim_cur >= kFileBytesMax) return {};
+    return fail(Errc::NoCapacity,
+                "expected that files may grow to {}, saw a limit of {}: raise it (ulimit -f)",
+                format_bytes(kFileBytesMax), format_bytes(limit.rlim_cur));
+}
+
 class RocksDbStore final : public Store {
 public:
     RocksDbStore(std::unique_ptr<rocksdb::DB> db, std::string folder)
@@ -65,14 +91,12 @@ public:
     }
 
     Result<void> apply(std::span<const Entry> batch) override {
+        if (auto room = check_room(folder_); !room) return room;
         rocksdb::WriteBatch writes;
         for (const auto& [key, value, erase] : batch) erase ? writes.Delete(key) : writes.Put(key, value);
         rocksdb::WriteOptions durable;
         durable.sync = true;
-        auto status = db_->Write(durable, &writes);
-        // After a write that failed RocksDB refuses all that follow, though there may be room again.
-        if (!status.ok() && !status.IsCorruption() && db_->Resume().ok())
-            status = db_->Write(durable, &writes);
+        const auto status = db_->Write(durable, &writes);
         if (!status.ok()) return explain(status, "writing", folder_);
         return {};
     }
@@ -119,6 +143,8 @@ Result<void> make_folder(const std::string& folder) {
 
 Result<std::unique_ptr<Store>> open_rocksdb(const std::string& folder) {
     if (auto made = make_folder(folder); !made) return fail(made.error());
+    if (auto room = check_room(folder); !room) return fail(room.error());
+    if (auto grows = check_file_limit(); !grows) return fail(grows.error());
     rocksdb::DB* opened = nullptr;
     const auto status = rocksdb::DB::Open(small_options(), folder, &opened);
     std::unique_ptr<rocksdb::DB> db(opened);

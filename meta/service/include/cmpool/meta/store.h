@@ -42,8 +42,11 @@ public:
 
 /// RocksDB in `folder`, made with its parents when it is not there, for this user only.
 ///
-///   Limits  some 8 MiB of memory and 64 open files
-///   Errors  Denied: folder rights. Again: another process has it open. Corrupt: it cannot be read
+///   Limits  some 8 MiB of memory and 64 open files; with less than 8 MiB free on the disk it is not opened,
+///   and
+///           nothing is written
+///   Errors  NoCapacity: the disk is full, or files may not grow. Denied: folder rights. Again: another
+///   process has it open. Corrupt: it cannot be read
 [[nodiscard]] Result<std::unique_ptr<Store>> open_rocksdb(const std::string& folder);
 
 }  // namespace cmpool::meta
