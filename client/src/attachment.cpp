@@ -69,24 +69,25 @@ bool Attachment::unchanged(const Sighting& sighting) const noexcept {
 
 // The bytes may be overwritten while we copy them: what we copied is looked at only once the slot
 // has proved that they were not.
-std::optional<Attachment::Copied> Attachment::copy(const GetItem& item, const Sighting& sighting,
-                                                   bool verify) const noexcept {
-    const auto copied = copy_pinned(item, sighting, verify);
+std::optional<Attachment::Copied> Attachment::copy(const GetItem& item, const Sighting& sighting, bool verify,
+                                                   Sealer* sealer) const noexcept {
+    const auto copied = copy_pinned(item, sighting, verify, sealer);
     std::atomic_thread_fence(std::memory_order_acquire);
     if (!unchanged(sighting)) return std::nullopt;
     return copied;
 }
 
 std::optional<Attachment::Copied> Attachment::copy_pinned(const GetItem& item, const Sighting& sighting,
-                                                          bool verify) const noexcept {
+                                                          bool verify, Sealer* sealer) const noexcept {
     const Bytes block = extent(sighting.at);
     if (block.empty()) return std::nullopt;
     model::BlockHeader header;
     std::memcpy(static_cast<void*>(&header), block.data(), sizeof header);
     if (header.digest != item.key || header.length > block.size() - kHeaderBytes) return std::nullopt;
+    const Bytes payload = block.subspan(kHeaderBytes, header.length);
+    if (sealer != nullptr) return open(item, payload, *sealer);
     const auto range = item.range.within(header.length);
     if (!range) return Copied{Outcome::Outside, header.length, 0};
-    const Bytes payload = block.subspan(kHeaderBytes, header.length);
     Bytes rest = payload.subspan(range->offset, range->length);
     Copied copied{Outcome::Hit, range->length, header.payload_checksum};
     if (verify && !item.range.whole()) {
@@ -100,6 +101,20 @@ std::optional<Attachment::Copied> Attachment::copy_pinned(const GetItem& item, c
     }
     if (!rest.empty()) copied.outcome = Outcome::TooSmall;
     return copied;
+}
+
+Attachment::Copied Attachment::open(const GetItem& item, Bytes payload, Sealer& sealer) noexcept {
+    const auto plain = plain_bytes(payload.size());
+    if (!plain) return {Outcome::Miss, 0, 0};
+    const auto range = item.range.within(*plain);
+    if (!range) return {Outcome::Outside, *plain, 0};
+    std::uint64_t room = 0;
+    for (const auto& piece : item.into) room += piece.size();
+    if (range->length > room) return {Outcome::TooSmall, range->length, 0};
+    const auto cut = item.range.whole() ? SealedCut::all(*plain) : SealedCut::of(*range, *plain);
+    const auto [offset, bytes] = cut.stored();
+    const bool opened = sealer.open_from(payload.subspan(offset, bytes), item.key, cut, item.into);
+    return {opened ? Outcome::Hit : Outcome::Miss, range->length, 0};
 }
 
 std::vector<std::uint32_t> Attachment::pin(std::span<const Sighting> run) {
@@ -183,5 +198,7 @@ void Attachment::count_get(std::uint64_t hits, std::uint64_t misses, std::uint64
     add(page_.get_bytes, bytes);
     add(page_.stale_reads, stale);
 }
+
+void Attachment::count_broken(std::uint64_t blocks) noexcept { add(page_.broken_seals, blocks); }
 
 }  // namespace cmpool::client

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "seal.h"
+
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -51,16 +53,16 @@ public:
     /// Copies what is wanted of a block out. Nothing means that it has gone meanwhile, or is another's: a
     /// miss.
     struct Copied {
-        Outcome outcome;
+        Outcome outcome;  ///< Miss: it is sealed, and does not open
         std::uint32_t bytes;
         std::uint64_t checksum;  ///< of the whole block; of a part only where it is to be verified
         bool sound = true;       ///< false: a part was to be verified, and the block has another checksum
     };
-    [[nodiscard]] std::optional<Copied> copy(const GetItem& item, const Sighting& sighting,
-                                             bool verify) const noexcept;
+    [[nodiscard]] std::optional<Copied> copy(const GetItem& item, const Sighting& sighting, bool verify,
+                                             Sealer* sealer) const noexcept;
     /// The same of a block that is pinned here: nobody changes it, whatever the index shows.
     [[nodiscard]] std::optional<Copied> copy_pinned(const GetItem& item, const Sighting& sighting,
-                                                    bool verify) const noexcept;
+                                                    bool verify, Sealer* sealer) const noexcept;
 
     /// Pins as many leading blocks as are still there and as there is room for; one fence for all.
     [[nodiscard]] std::vector<std::uint32_t> pin(std::span<const Sighting> run);
@@ -83,8 +85,11 @@ public:
     void count_match(std::uint64_t asked, std::uint64_t hit) noexcept;
     void count_get(std::uint64_t hits, std::uint64_t misses, std::uint64_t bytes,
                    std::uint64_t stale) noexcept;
+    void count_broken(std::uint64_t blocks) noexcept;
 
 private:
+    [[nodiscard]] static Copied open(const GetItem& item, Bytes payload, Sealer& sealer) noexcept;
+
     struct Mapped {
         std::unique_ptr<transport::RemoteSegment> segment;
         Bytes bytes;

@@ -178,10 +178,12 @@ private:
     struct Chunk {
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
+        Sealer::Scratch aside{};  ///< of a sealed namespace: what lands beside the callers' memory
     };
     struct ReadPart {
         Chunk chunk;
         std::vector<std::uint32_t> lengths;  ///< by item
+        std::vector<SealedCut> cuts;         ///< of a sealed namespace, by item
     };
     /// Parts with this bit map new segments of the shard in their low bits.
     static constexpr std::uint64_t kRefresh = std::uint64_t{1} << 63;
@@ -191,10 +193,18 @@ private:
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
+    void ask_for(std::size_t part);
+    // Of a sealed namespace:
+    [[nodiscard]] std::optional<SealedCut> cut_of(std::uint32_t index, std::uint32_t stored) const;
+    [[nodiscard]] ByteRange asked_range(std::uint32_t index) const;
+    [[nodiscard]] std::uint64_t asked_room(std::uint32_t index) const;
+    void place_sealed(Chunk& chunk, const wire::Outcomes& outcomes, std::vector<MutableBytes>& into);
+    void answer_sealed(std::size_t part, const wire::Outcomes& outcomes);
     /// Reads what a match has told the place of; the others are asked for.
     void get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_by_message(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void landed(std::uint32_t index, std::uint32_t bytes, std::uint64_t checksum, bool sound = true);
+    void over() noexcept override;
 
     std::span<const GetItem> items_;
     bool verify_;
@@ -202,6 +212,8 @@ private:
     std::shared_ptr<const Places> places_;  ///< that another client was told
     std::vector<ReadPart> reads_;           ///< by part of a read
     Split unmapped_;                        ///< by shard: items in segments that we do not know yet
+    std::map<std::uint32_t, std::uint32_t>
+        plain_;  ///< by item: the length of a sealed block, where we had to ask
     // Of a cluster:
     std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
     std::map<std::uint32_t, std::vector<std::uint32_t>> again_;  ///< by shard: items to ask it for
@@ -223,6 +235,7 @@ private:
         std::uint32_t shard;
         std::vector<std::uint32_t> items;
         std::shared_ptr<transport::Segment> window;  ///< while the pool reads from our memory
+        Sealer::Scratch sealed{};                    ///< of a sealed namespace: what is sent
         bool sent = false;
         bool pulled = false;   ///< the pool reads it, or will: one of kPullsMax
         bool delayed = false;  ///< has waited since the pool asked for that
@@ -244,6 +257,10 @@ private:
     void queue(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void send_next();
     [[nodiscard]] wire::PutItem describe(std::uint32_t index);
+    [[nodiscard]] bool open_window(Chunk& chunk, Bytes memory);
+    [[nodiscard]] bool ask_pull(std::uint64_t part, std::span<const wire::PutItem> items);
+    [[nodiscard]] bool send_sealed(std::uint64_t part, bool pulled);
+    void take_back(Chunk& chunk) noexcept;
     [[nodiscard]] bool send_pulled(std::uint64_t part);
     [[nodiscard]] bool send_payload(std::uint64_t part);
     void pull_ended(Chunk& chunk) noexcept;
@@ -359,6 +376,7 @@ struct Match::State {
     std::uint32_t parts_each = 1;  ///< of a block; an entry is one of its parts
     std::size_t blocks = 0;        ///< of which all parts are there
     bool leased = false;
+    bool sealed = false;
     std::optional<Error> trouble;
     std::vector<Part> parts;    ///< at first by shard
     std::vector<Place> places;  ///< by entry; empty where there is one shard

@@ -22,6 +22,16 @@ std::uint64_t checksum_of(const GetItem& item, std::uint64_t bytes) {
     return stream.digest();
 }
 
+/// Appends where so many bytes go. Returns for how many there is no room.
+std::uint64_t place_plain(const GetItem& item, std::uint64_t bytes, std::vector<MutableBytes>& into) {
+    for (const auto& piece : item.into) {
+        const auto count = std::min<std::uint64_t>(piece.size(), bytes);
+        if (count > 0) into.push_back(piece.first(count));
+        bytes -= count;
+    }
+    return bytes;
+}
+
 /// 0, 1, 2 and so on: a batch that need not be divided.
 constexpr auto kAllItems = [] {
     std::array<std::uint32_t, model::kBatchMax> all{};
@@ -35,7 +45,8 @@ GetCall::GetCall(std::shared_ptr<Shards> shards, Instant deadline, std::span<con
                  bool verify, std::shared_ptr<const Places> places)
     : ReportCall(std::move(shards), deadline, items.size()),
       items_(items),
-      verify_(verify),
+      // What opens is right: there is nothing else to compare.
+      verify_(verify && this->shards().sealer() == nullptr),
       places_(std::move(places)) {}
 
 void GetCall::begin() {
@@ -119,6 +130,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     if (!seen.empty() && seen.front().slot != nullptr) memory.prefetch(seen.front());
     std::vector<std::uint32_t> unmapped;
     std::vector<std::uint32_t> unseen;
+    std::vector<std::uint32_t> broken;
     std::uint64_t stale = 0;
     std::uint64_t bytes = 0;
     std::size_t hits = 0;
@@ -135,12 +147,13 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
             unmapped.push_back(index);
             continue;
         }
-        const auto copied = memory.copy(item, sighting, verify_);
+        const auto copied = memory.copy(item, sighting, verify_, shards().sealer());
         if (!copied) {
             ++stale;
             unseen.push_back(index);
             continue;
         }
+        if (copied->outcome == Outcome::Miss) broken.push_back(index);
         if (!copied_out(index, *copied)) continue;
         seen[hits++] = sighting;
         bytes += copied->bytes;
@@ -149,6 +162,8 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     memory.touch(std::span(seen).first(hits));
     const bool again = !unmapped.empty() && refresh_once(shard, kRefresh | shard);
     memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
+    shards().broken_seals(shard, static_cast<std::uint32_t>(broken.size()));
+    unseen.insert(unseen.end(), broken.begin(), broken.end());
     for (const std::uint32_t index : unseen) {
         if (report_.blocks[index].outcome == Outcome::Miss) missed(index, shard);
     }
@@ -167,7 +182,7 @@ void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> 
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
         if (found == lent.end()) continue;
-        const auto copied = memory.copy_pinned(items_[index], found->second, verify_);
+        const auto copied = memory.copy_pinned(items_[index], found->second, verify_, shards().sealer());
         if (copied) (void)copied_out(index, *copied);
     }
 }
@@ -194,97 +209,129 @@ void GetCall::get_by_message(std::uint32_t shard, std::span<const std::uint32_t>
         chunks_.back().items.push_back(index);
         chunk_bytes += bytes;
     }
+    for (std::size_t part = first, all = chunks_.size(); part < all; ++part) ask_for(part);
+}
+
+void GetCall::ask_for(std::size_t part) {
+    const auto& [shard, chunk, aside] = chunks_[part];
+    const bool sealed = shards().sealer() != nullptr;
     thread_local std::vector<Digest> digests;
     thread_local std::vector<std::uint32_t> rooms;
     thread_local std::vector<ByteRange> ranges;
-    for (std::size_t part = first; part < chunks_.size(); ++part) {
-        digests.clear();
-        rooms.clear();
-        ranges.clear();
-        bool whole = true;
-        for (const std::uint32_t index : chunks_[part].items) {
-            digests.push_back(items_[index].key);
-            rooms.push_back(
-                static_cast<std::uint32_t>(std::min<std::uint64_t>(room(items_[index]), UINT32_MAX)));
-            ranges.push_back(items_[index].range);
-            whole = whole && ranges.back().whole();
-        }
-        if (whole) ranges.clear();
-        if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges}))
-            continue;
-        for (const std::uint32_t index : chunks_[part].items) missed(index, shard);
+    digests.clear();
+    rooms.clear();
+    ranges.clear();
+    bool whole = true;
+    for (const std::uint32_t index : chunk) {
+        digests.push_back(items_[index].key);
+        const std::uint64_t most = sealed ? asked_room(index) : room(items_[index]);
+        rooms.push_back(static_cast<std::uint32_t>(std::min<std::uint64_t>(most, UINT32_MAX)));
+        ranges.push_back(sealed ? asked_range(index) : items_[index].range);
+        whole = whole && ranges.back().whole();
     }
+    if (whole) ranges.clear();
+    if (ask(shard, part, wire::Get{shards()[shard].namespace_id(), digests, rooms, verify_, ranges})) return;
+    for (const std::uint32_t index : chunk) missed(index, shard);
 }
 
 // Half of the time that is left is the read's: what it does not bring then is still asked for in time.
 void GetCall::get_by_reading(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
     Reader& reader = shards()[shard].reader();
+    Sealer* const sealer = shards().sealer();
     std::vector<ReadItem> items;
-    Chunk chunk{shard, {}};
-    std::vector<std::uint32_t> lengths;
+    ReadPart read{{shard, {}}, {}, {}};
     std::vector<std::uint32_t> others;
+    std::size_t aside_bytes = 0;
     const auto place_of = [&](const GetItem& item) -> const wire::Place* {
         if (verify_ && !item.range.whole()) return nullptr;  // a block's checksum says nothing of its parts
         const wire::Place* known = reader.places().find(item.key);
         return known == nullptr && places_ != nullptr ? places_->find(item.key) : known;
     };
     for (const std::uint32_t index : wanted) {
-        const wire::Place* place = place_of(items_[index]);
-        if (place == nullptr || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
+        const GetItem& item = items_[index];
+        const wire::Place* place = place_of(item);
+        const auto length = place == nullptr    ? std::nullopt
+                            : sealer != nullptr ? plain_bytes(place->length)
+                                                : std::optional(place->length);
+        if (!length || items.size() == Reader::kBlocksAtOnce || !reader.may_reach(*place)) {
             others.push_back(index);
             continue;
         }
-        const auto range = items_[index].range.within(place->length);
+        const auto range = item.range.within(*length);
         if (!range) {
-            report_.blocks[index] = {Outcome::Outside, place->length};
+            report_.blocks[index] = {Outcome::Outside, *length};
             continue;
         }
-        if (range->length > room(items_[index])) {
+        if (range->length > room(item)) {
             report_.blocks[index] = {Outcome::TooSmall, range->length};
             continue;
         }
-        ReadItem item{items_[index].key, *place, *range, {}};
-        std::uint64_t left = range->length;
-        for (const auto& piece : items_[index].into) {
-            const auto count = std::min<std::uint64_t>(piece.size(), left);
-            if (count > 0) item.into.push_back(piece.first(count));
-            left -= count;
+        items.push_back({item.key, *place, *range, {}});
+        if (sealer != nullptr) {
+            read.cuts.push_back(item.range.whole() ? SealedCut::all(*length)
+                                                   : SealedCut::of(*range, *length));
+            items.back().range = read.cuts.back().stored();
+            aside_bytes += read.cuts.back().aside_bytes();
+        } else {
+            place_plain(item, range->length, items.back().into);
         }
-        items.push_back(std::move(item));
-        chunk.items.push_back(index);
-        lengths.push_back(range->length);
+        read.chunk.items.push_back(index);
+        read.lengths.push_back(range->length);
+    }
+    if (sealer != nullptr && !items.empty()) {
+        read.chunk.aside = sealer->borrow(aside_bytes);
+        MutableBytes aside = read.chunk.aside.first(aside_bytes);
+        for (std::size_t at = 0; at < items.size(); ++at) {
+            Sealer::land(read.cuts[at], items_[read.chunk.items[at]].into, aside, items[at].into);
+            aside = aside.subspan(read.cuts[at].aside_bytes());
+        }
     }
     if (!items.empty()) {
         const Instant now = shards().environment().clock->now();
-        reads_.push_back({chunk, std::move(lengths)});
+        reads_.push_back(std::move(read));
         begun();
         if (!reader.read(*this, reads_.size() - 1, std::move(items), now + (deadline() - now) / 2)) {
             ended();
-            others.insert(others.end(), chunk.items.begin(), chunk.items.end());
+            const auto& unread = reads_.back().chunk.items;
+            others.insert(others.end(), unread.begin(), unread.end());
         }
     }
     if (!others.empty()) get_by_message(shard, others);
 }
 
 void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::uint64_t>> checksums) {
-    const auto& [chunk, lengths] = reads_[part];
-    const auto& [shard, items] = chunk;
+    const auto& [chunk, lengths, cuts] = reads_[part];
+    const std::uint32_t shard = chunk.shard;
     std::vector<std::uint32_t> gone;
-    for (std::size_t at = 0; at < items.size(); ++at) {
-        if (checksums[at]) {
-            landed(items[at], lengths[at], *checksums[at]);
+    std::uint32_t broken = 0;
+    std::byte* aside = chunk.aside.memory.get();
+    for (std::size_t at = 0; at < chunk.items.size(); ++at) {
+        const std::uint32_t index = chunk.items[at];
+        bool opens = true;
+        if (!cuts.empty()) {
+            const MutableBytes its(aside, cuts[at].aside_bytes());
+            aside += its.size();
+            opens = checksums[at] &&
+                    shards().sealer()->open(items_[index].key, cuts[at], items_[index].into, its);
+            if (checksums[at] && !opens) ++broken;
+        }
+        if (checksums[at] && opens) {
+            landed(index, lengths[at], *checksums[at]);
+        } else if (checksums[at]) {
+            missed(index, shard);
         } else {
-            gone.push_back(items[at]);
+            gone.push_back(index);
         }
     }
+    shards().broken_seals(shard, broken);
     // What has moved since the match may have come back elsewhere.
-    if (!gone.empty()) get_by_message(std::uint32_t{shard}, gone);
+    if (!gone.empty()) get_by_message(shard, gone);
     ended();
 }
 
 void GetCall::read_lost(std::uint64_t part, const Error&) {
-    const Chunk chunk = reads_[part].chunk;
-    get_by_message(chunk.shard, chunk.items);
+    const auto items = reads_[part].chunk.items;
+    get_by_message(reads_[part].chunk.shard, items);
     ended();
 }
 
@@ -292,14 +339,10 @@ void GetCall::place(std::uint64_t part, const wire::Body& answer, std::vector<Mu
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
     const auto& chunk = chunks_[part].items;
     if (outcomes == nullptr || outcomes->outcomes.size() != chunk.size() || outcomes->lengths.empty()) return;
+    if (shards().sealer() != nullptr) return place_sealed(chunks_[part], *outcomes, into);
     for (std::size_t at = 0; at < chunk.size(); ++at) {
         if (outcomes->outcomes[at] != wire::Outcome::Ok) continue;
-        std::uint64_t left = outcomes->lengths[at];
-        for (const auto& piece : items_[chunk[at]].into) {
-            const auto count = std::min<std::uint64_t>(piece.size(), left);
-            if (count > 0) into.push_back(piece.first(count));
-            left -= count;
-        }
+        const std::uint64_t left = place_plain(items_[chunk[at]], outcomes->lengths[at], into);
         if (left > 0)
             into.push_back({static_cast<std::byte*>(nullptr), left});  // more than we said we could take
     }
@@ -312,10 +355,15 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         return ended();
     }
     const auto* outcomes = std::get_if<wire::Outcomes>(&answer);
-    const auto& [shard, chunk] = chunks_[part];
+    const std::uint32_t shard = chunks_[part].shard;
+    const auto& chunk = chunks_[part].items;
     if (outcomes == nullptr || outcomes->outcomes.size() != chunk.size() ||
         outcomes->lengths.size() != chunk.size() || outcomes->checksums.size() != chunk.size()) {
         note({Errc::Corrupt, "the pool answered something else"});
+        return ended();
+    }
+    if (shards().sealer() != nullptr) {
+        answer_sealed(part, *outcomes);
         return ended();
     }
     std::vector<std::uint32_t> later;
@@ -332,8 +380,105 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         if (outcome == wire::Outcome::Miss) missed(index, shard);
     }
     // A whole answer of Later cannot be asked again for ever: it had room for one block at least.
-    if (!later.empty() && later.size() < chunk.size()) get_by_message(std::uint32_t{shard}, later);
+    if (!later.empty() && later.size() < chunk.size()) get_by_message(shard, later);
     ended();
+}
+
+// ---- of a sealed namespace: what the pool is asked for are chunks, and they open where they have landed
+// ----
+
+ByteRange GetCall::asked_range(std::uint32_t index) const {
+    const ByteRange& range = items_[index].range;
+    if (range.whole()) return range;
+    const auto known = plain_.find(index);
+    return SealedCut::of(range, known == plain_.end() ? std::nullopt : std::optional(known->second)).stored();
+}
+
+std::uint64_t GetCall::asked_room(std::uint32_t index) const {
+    const std::uint64_t plain = room(items_[index]);
+    const ByteRange& range = items_[index].range;
+    if (range.whole()) return sealed_bytes(plain);
+    return range.length <= plain ? asked_range(index).length : 0;
+}
+
+// Nothing where so many bytes cannot be what was asked for.
+std::optional<SealedCut> GetCall::cut_of(std::uint32_t index, std::uint32_t stored) const {
+    const ByteRange& range = items_[index].range;
+    if (range.whole()) {
+        const auto plain = plain_bytes(stored);
+        if (!plain || *plain > room(items_[index])) return std::nullopt;
+        return SealedCut::all(*plain);
+    }
+    const auto known = plain_.find(index);
+    const auto cut =
+        SealedCut::of(range, known == plain_.end() ? std::nullopt : std::optional(known->second));
+    if (cut.stored().length != stored || range.length > room(items_[index])) return std::nullopt;
+    return cut;
+}
+
+void GetCall::place_sealed(Chunk& chunk, const wire::Outcomes& outcomes, std::vector<MutableBytes>& into) {
+    std::size_t aside_bytes = 0;
+    const auto each = [&](const auto& then) {
+        for (std::size_t at = 0; at < chunk.items.size(); ++at) {
+            if (outcomes.outcomes[at] == wire::Outcome::Ok)
+                then(chunk.items[at], outcomes.lengths[at], cut_of(chunk.items[at], outcomes.lengths[at]));
+        }
+    };
+    each([&](std::uint32_t, std::uint32_t, const auto& cut) { aside_bytes += cut ? cut->aside_bytes() : 0; });
+    chunk.aside = shards().sealer()->borrow(aside_bytes);
+    MutableBytes aside = chunk.aside.first(aside_bytes);
+    each([&](std::uint32_t index, std::uint32_t length, const auto& cut) {
+        if (!cut) return into.push_back({static_cast<std::byte*>(nullptr), length});
+        Sealer::land(*cut, items_[index].into, aside, into);
+        aside = aside.subspan(cut->aside_bytes());
+    });
+}
+
+void GetCall::answer_sealed(std::size_t part, const wire::Outcomes& outcomes) {
+    const std::uint32_t shard = chunks_[part].shard;
+    const std::vector<std::uint32_t> items = chunks_[part].items;
+    std::byte* next = chunks_[part].aside.memory.get();
+    std::vector<std::uint32_t> later;
+    std::vector<std::uint32_t> clipped;
+    std::uint32_t broken = 0;
+    for (std::size_t at = 0; at < items.size(); ++at) {
+        const std::uint32_t index = items[at];
+        const ByteRange& range = items_[index].range;
+        const auto plain = plain_bytes(outcomes.lengths[at]);
+        const auto outcome = outcomes.outcomes[at];
+        if (outcome == wire::Outcome::Ok) {
+            const auto cut = cut_of(index, outcomes.lengths[at]);
+            const bool landed_aside = cut && next != nullptr;
+            const MutableBytes its(next, landed_aside ? cut->aside_bytes() : 0);
+            next += its.size();
+            if (landed_aside && shards().sealer()->open(items_[index].key, *cut, items_[index].into, its)) {
+                landed(index, cut->length, 0);
+            } else {
+                ++broken;
+                missed(index, shard);
+            }
+        }
+        if (outcome == wire::Outcome::TooSmall)
+            report_.blocks[index] = {Outcome::TooSmall, range.whole() ? plain.value_or(0) : range.length};
+        // The block's last chunk is shorter than the one that we took it for: now we know.
+        const bool ends_in_it = outcome == wire::Outcome::Outside && plain && range.within(*plain) &&
+                                plain_.emplace(index, *plain).second;
+        if (ends_in_it) clipped.push_back(index);
+        if (outcome == wire::Outcome::Outside && !ends_in_it)
+            report_.blocks[index] = {Outcome::Outside, plain.value_or(0)};
+        if (outcome == wire::Outcome::Later) later.push_back(index);
+        if (outcome == wire::Outcome::Miss) missed(index, shard);
+    }
+    shards().sealer()->give_back(std::move(chunks_[part].aside));
+    shards().broken_seals(shard, broken);
+    if (!clipped.empty()) get_by_message(shard, clipped);
+    if (!later.empty() && later.size() < items.size()) get_by_message(shard, later);
+}
+
+void GetCall::over() noexcept {
+    if (shards().sealer() == nullptr) return;
+    for (auto& chunk : chunks_) shards().sealer()->give_back(std::move(chunk.aside));
+    for (auto& read : reads_) shards().sealer()->give_back(std::move(read.chunk.aside));
 }
 
 }  // namespace cmpool::client

@@ -11,6 +11,7 @@ MatchCall::MatchCall(std::shared_ptr<Shards> shards, Instant deadline, std::span
       lease_ms_(lease_ms),
       state_(std::make_shared<Match::State>()) {
     state_->parts_each = parts;
+    state_->sealed = this->shards().sealer() != nullptr;
 }
 
 void MatchCall::begin() {
@@ -266,6 +267,8 @@ Result<Bytes> Match::view(std::size_t index, std::uint32_t part_index) const {
         return fail(Errc::Invalid, "expected a part below {}, saw {}", state_->parts_each, part_index);
     const auto [number, at] = state_->place(index * state_->parts_each + part_index);
     const auto& part = state_->parts[number];
+    if (state_->sealed)
+        return fail(Errc::Unsupported, "the blocks are sealed: a get opens them into memory of the caller's");
     if (part.run.empty()) return fail(Errc::Unsupported, "the blocks are not in this host's memory");
     if (part.attachment == nullptr || at >= part.pins.size()) {
         return fail(Errc::LeaseLost, "block {} is not pinned", index);

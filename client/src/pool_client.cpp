@@ -152,14 +152,27 @@ PoolClient::~PoolClient() {
     for (const auto& call : inside_->waiting) call->end(closed);
 }
 
-Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec) {
-    const auto parsed = PoolUri::parse(uri);
+Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const NamespaceSpec& spec,
+                                                     const std::optional<SealKey>& seal_key) {
+    auto parsed = PoolUri::parse(uri);
     if (!parsed) return fail(parsed.error());
+    if (seal_key) parsed->seal_key = seal_key;
     return open_in(system_environment(), *parsed, spec);
 }
 
-Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment, const PoolUri& uri,
-                                                        const NamespaceSpec& spec) {
+Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment, const PoolUri& named,
+                                                        const NamespaceSpec& wanted) {
+    PoolUri uri = named;
+    NamespaceSpec spec = wanted;
+    if (!uri.seal_key && !uri.seal_key_file.empty()) {
+        const auto key = read_seal_key(uri.seal_key_file);
+        if (!key) return fail(key.error());
+        uri.seal_key = *key;
+    }
+    if (uri.seal_key) spec.sealed = true;
+    if (spec.sealed && !uri.seal_key)
+        return fail(Errc::Invalid,
+                    "expected a seal key (seal_key_file= in the URI) for a sealed namespace, saw none");
     if (auto fine = spec.check(); !fine) return fail(fine.error());
     auto shards = std::make_shared<Shards>(std::move(environment), uri, spec);
     std::unique_ptr<PoolClient> client(new PoolClient(std::make_unique<Inside>(shards)));
@@ -324,7 +337,10 @@ Result<std::vector<Statistic>> PoolClient::stats(const CallOptions& options) {
 
 Result<Listing> PoolClient::list(std::uint64_t cursor, std::uint32_t limit, const CallOptions& options) {
     const auto call = inside_->ask(options, wire::List{.cursor = cursor, .limit = limit});
-    return call->take_listing();
+    auto listing = call->take_listing();
+    if (!listing || !spec().sealed) return listing;
+    for (auto& block : listing->blocks) block.bytes = plain_bytes(block.bytes).value_or(0);
+    return listing;
 }
 
 namespace {

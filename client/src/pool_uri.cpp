@@ -80,7 +80,9 @@ Result<void> apply(PoolUri& uri, std::string_view name, std::string_view value) 
     }
     if (name == "tenant") return uri.tenant = value, Result<void>{};
     if (name == "key") return uri.tenant_key = value, Result<void>{};
-    return fail(Errc::Invalid, "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"{}\"",
+    if (name == "seal_key_file") return uri.seal_key_file = value, Result<void>{};
+    return fail(Errc::Invalid,
+                "expected transport, kv, deadline_ms, tenant, key or seal_key_file after \"?\", saw \"{}\"",
                 name);
 }
 

@@ -25,9 +25,11 @@ bool PutCall::accept(std::uint32_t index) {
     const PutItem& item = items_[index];
     std::uint64_t& length = measured_[index].length;
     for (const auto& piece : item.from) length += piece.size();
-    if (length == 0 || length > model::kBlockBytesMax) {
-        note({Errc::Invalid, fmt::format("expected a block from 1 byte to {}, saw {} bytes",
-                                         format_bytes(model::kBlockBytesMax), length)});
+    const std::uint64_t most = shards().sealer() != nullptr ? kSealedPlainMax : model::kBlockBytesMax;
+    if (length == 0 || length > most) {
+        note({Errc::Invalid,
+              fmt::format("expected a block from 1 byte to {}{}, saw {} bytes", format_bytes(most),
+                          shards().sealer() != nullptr ? " (sealed)" : "", length)});
         return false;
     }
     // By its own key it would lie where its parent is not, and where nobody looks for it.
@@ -96,6 +98,7 @@ void PutCall::begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items)
 
 // While the pool looks: most likely it wants them. Not more than its answer takes to come.
 void PutCall::hash_ahead(std::span<const std::uint32_t> items) {
+    if (shards().sealer() != nullptr) return;  // what is sealed is summed up as it is
     std::uint64_t left = kHashAheadBytes;
     for (const std::uint32_t index : items) {
         if (measured_[index].length > left) return;
@@ -106,7 +109,7 @@ void PutCall::hash_ahead(std::span<const std::uint32_t> items) {
 
 void PutCall::over() noexcept {
     for (auto& chunk : chunks_) {
-        chunk.window.reset();
+        take_back(chunk);
         pull_ended(chunk);
     }
 }
@@ -185,6 +188,7 @@ wire::PutItem PutCall::describe(std::uint32_t index) {
 // The pool reads our memory: one copy, by its hand. Only for blocks that lie in one piece.
 bool PutCall::send_pulled(std::uint64_t part) {
     Chunk& chunk = chunks_[part];
+    if (shards().sealer() != nullptr) return send_sealed(part, true);
     const std::byte* begin = nullptr;
     const std::byte* end = nullptr;
     for (const std::uint32_t index : chunk.items) {
@@ -193,9 +197,7 @@ bool PutCall::send_pulled(std::uint64_t part) {
         begin = begin == nullptr ? bytes.data() : std::min(begin, bytes.data());
         end = std::max(end, bytes.data() + bytes.size());
     }
-    auto window = shards().windows().over({begin, static_cast<std::size_t>(end - begin)});
-    if (!window) return false;
-    chunk.window = std::move(*window);
+    if (!open_window(chunk, {begin, static_cast<std::size_t>(end - begin)})) return false;
     const MutableBytes memory = chunk.window->bytes();
     std::vector<wire::PutItem> items;
     for (const std::uint32_t index : chunk.items) {
@@ -203,14 +205,63 @@ bool PutCall::send_pulled(std::uint64_t part) {
         items.back().window_offset =
             static_cast<std::uint64_t>(items_[index].from.front().data() - memory.data());
     }
+    return ask_pull(part, items);
+}
+
+bool PutCall::open_window(Chunk& chunk, Bytes memory) {
+    auto window = shards().windows().over(memory);
+    if (window) chunk.window = std::move(*window);
+    return window.has_value();
+}
+
+bool PutCall::ask_pull(std::uint64_t part, std::span<const wire::PutItem> items) {
+    const Chunk& chunk = chunks_[part];
     wire::Put put{shards()[chunk.shard].namespace_id(), items, {}};
-    put.window.push_back({.bytes = memory.size(),
+    put.window.push_back({.bytes = chunk.window->bytes().size(),
                           .token = chunk.window->token().value,
                           .descriptor = chunk.window->descriptor().bytes});
     return ask(chunk.shard, part, std::move(put));
 }
 
+// Into memory of our own, from where it goes to the pool in the one way or the other. Each owner of a block
+// is given a sealing of its own.
+bool PutCall::send_sealed(std::uint64_t part, bool pulled) {
+    Chunk& chunk = chunks_[part];
+    std::uint64_t bytes = 0;
+    for (const std::uint32_t index : chunk.items) bytes += sealed_bytes(measured_[index].length);
+    if (chunk.sealed.memory == nullptr) chunk.sealed = shards().sealer()->borrow(bytes);
+    const MutableBytes all = chunk.sealed.first(bytes);
+    if (pulled && !open_window(chunk, all)) return false;
+    MutableBytes left = all;
+    std::uint64_t offset = pulled ? static_cast<std::uint64_t>(all.data() - chunk.window->bytes().data()) : 0;
+    std::vector<wire::PutItem> items;
+    for (const std::uint32_t index : chunk.items) {
+        const PutItem& item = items_[index];
+        const MutableBytes block = left.first(sealed_bytes(measured_[index].length));
+        left = left.subspan(block.size());
+        items.push_back({.checksum = shards().sealer()->seal(item.key, item.from, block),
+                         .group = item.group,
+                         .length = static_cast<std::uint32_t>(block.size()),
+                         .position = item.position,
+                         .cost_us = item.cost_us,
+                         .digest = item.key,
+                         .parent = item.parent});
+        items.back().window_offset = offset;
+        offset += pulled ? block.size() : 0;
+    }
+    if (pulled) return ask_pull(part, items);
+    const Bytes payload = all;
+    return ask(chunk.shard, part, wire::Put{shards()[chunk.shard].namespace_id(), items, {}}, {&payload, 1});
+}
+
+// The pool reads none of it any more.
+void PutCall::take_back(Chunk& chunk) noexcept {
+    chunk.window.reset();
+    if (shards().sealer() != nullptr) shards().sealer()->give_back(std::exchange(chunk.sealed, {}));
+}
+
 bool PutCall::send_payload(std::uint64_t part) {
+    if (shards().sealer() != nullptr) return send_sealed(part, false);
     std::vector<wire::PutItem> items;
     std::vector<Bytes> payload;
     const Chunk& chunk = chunks_[part];
@@ -255,6 +306,7 @@ void PutCall::lost(std::uint64_t part, const Error& why) {
     if ((part & kWanted) == 0) {
         --in_flight_[chunks_[part].shard];
         pull_ended(chunks_[part]);
+        take_back(chunks_[part]);
     }
     note(why);
     send_next();
@@ -293,7 +345,7 @@ void PutCall::answered(std::uint64_t part, std::span<const std::uint32_t> asked,
             stored(asked[at], outcome);
         }
     }
-    if (!wanted) chunks_[part].window.reset();
+    if (!wanted) take_back(chunks_[part]);
     if (!wanted && !again.empty()) shards()[shard].cannot_pull();
     if (!again.empty()) queue(shard, again);
 }

@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include "seal.h"
+
 #include <algorithm>
 
 #include <cmpool/base/assert.h>
@@ -252,7 +254,8 @@ void Session::open_namespace() {
 }
 
 void Session::opened(const wire::NamespaceOpened& opened) {
-    digester_.emplace(opened.secret.bytes);
+    digester_.emplace(uri_.seal_key ? Sealer::digest_secret(*uri_.seal_key, spec_, opened.secret.bytes)
+                                    : opened.secret.bytes);
     namespace_id_ = opened.namespace_id;
     lease_bytes_max_ = opened.lease_bytes_max;
     replicas_ = opened.replicas;

@@ -11,6 +11,8 @@ Shards::Shards(const Environment& environment, PoolUri uri, NamespaceSpec spec)
     add_node(uri_.address, 0);
     for (const auto& address : uri_.others) add_node(address, 0);
     seeds_ = nodes_.size();
+    if (uri_.seal_key)
+        sealer_ = std::make_unique<Sealer>(*uri_.seal_key, this->spec(), *environment_.entropy);
 }
 
 // ---- servers and their shards ----
@@ -334,11 +336,21 @@ void Shards::overdue(const Error& why) {
     }
 }
 
+// The pool is told, for whoever looks after it: in mapped memory, or one way.
+void Shards::broken_seals(std::uint32_t shard, std::uint32_t blocks) {
+    if (blocks == 0) return;
+    sealer_->broken += blocks;
+    Session& session = *sessions_[shard];
+    if (session.attachment() != nullptr) return session.attachment()->count_broken(blocks);
+    session.tell(wire::BrokenSeals{blocks});
+}
+
 Status Shards::status() const {
     Status status = home_session().status();
     status.stores_delayed = held_back_.stores_delayed;
     status.stores_dropped = held_back_.stores_dropped;
     status.loads_delayed = held_back_.loads_delayed;
+    if (sealer_ != nullptr) status.broken_seals = sealer_->broken;
     status.epoch = epoch();
     for (std::uint32_t shard = 0; shard < count(); ++shard) {
         if (!in_use(shard)) continue;

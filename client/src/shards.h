@@ -1,5 +1,6 @@
 #pragma once
 
+#include "seal.h"
 #include "session.h"
 #include "view_book.h"
 #include "windows.h"
@@ -110,6 +111,11 @@ public:
     /// Whether there has been any since the last call.
     [[nodiscard]] bool room() noexcept { return std::exchange(room_, false); }
 
+    /// Of a sealed namespace; else null.
+    [[nodiscard]] Sealer* sealer() const noexcept { return sealer_.get(); }
+    /// Blocks of a shard did not open.
+    void broken_seals(std::uint32_t shard, std::uint32_t blocks);
+
     [[nodiscard]] Windows& windows() noexcept { return windows_; }
     [[nodiscard]] const Environment& environment() const noexcept { return environment_; }
     [[nodiscard]] const PoolUri& uri() const noexcept { return uri_; }
@@ -152,6 +158,7 @@ private:
     Windows windows_;
     HeldBack held_back_;
     bool room_ = false;
+    std::unique_ptr<Sealer> sealer_;
     std::shared_ptr<ViewBook> book_ = std::make_shared<ViewBook>();
     std::vector<std::shared_ptr<Session>> sessions_;
     std::vector<Node> nodes_;  ///< those of the URI first

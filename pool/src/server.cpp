@@ -582,6 +582,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         clients.get_blocks_missed += from_clients.get_blocks_missed;
         clients.get_bytes += from_clients.get_bytes;
         clients.stale_reads += from_clients.stale_reads;
+        clients.broken_seals += from_clients.broken_seals;
         pages += store->pins().pages();
     }
     std::uint64_t leased_bytes = 0;
@@ -610,6 +611,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"get_misses", counts_.get_misses + clients.get_blocks_missed},
         {"get_bytes", counts_.get_bytes + clients.get_bytes},
         {"stale_reads", clients.stale_reads},
+        {"broken_seals", counts_.broken_seals + clients.broken_seals},
         {"put_stored", counts_.put_stored},
         {"put_present", counts_.put_present},
         {"put_refused", counts_.put_refused},
@@ -642,10 +644,11 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"index_bytes", index_bytes},
         {"private_bytes", index_bytes},
     };
-    static const std::array<wire::Body, 15> kRequests{
-        wire::Join{},          wire::Renew{},  wire::Resolve{}, wire::ViewRequest{}, wire::Hello{},
-        wire::OpenNamespace{}, wire::Attach{}, wire::Match{},   wire::Release{},     wire::Exists{},
-        wire::Get{},           wire::Remove{}, wire::Put{},     wire::List{},        wire::StatsRequest{}};
+    static const std::array<wire::Body, 16> kRequests{
+        wire::Join{},    wire::Renew{},         wire::Resolve{},      wire::ViewRequest{},
+        wire::Hello{},   wire::OpenNamespace{}, wire::Attach{},       wire::Match{},
+        wire::Release{}, wire::Exists{},        wire::Get{},          wire::Remove{},
+        wire::Put{},     wire::List{},          wire::StatsRequest{}, wire::BrokenSeals{}};
     for (const auto& body : kRequests) {
         stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
     }

@@ -35,6 +35,49 @@ std::uint64_t statistic(cmpool_pool* pool, const std::string& name) {
 
 }  // namespace
 
+TEST_CASE("C: a seal key makes blocks that nobody without it can use") {
+    Daemon daemon;
+    for (const std::string transport : kTransports) {
+        CAPTURE(transport);
+        const auto uri = daemon.uri(kPatient + transport);
+        const std::uint8_t ours[CMPOOL_SEAL_KEY_BYTES] = {1, 2, 3};
+        const std::uint8_t theirs[CMPOOL_SEAL_KEY_BYTES] = {3, 2, 1};
+        cmpool_namespace space{
+            .size = sizeof space, .model = transport.c_str(), .dtype = "u8", .block_tokens = 4};
+        const auto open = [&](const std::uint8_t* key, cmpool_error* error) {
+            space.seal_key = key;
+            cmpool_pool* pool = nullptr;
+            (void)cmpool_open(uri.c_str(), &space, &pool, error);
+            return abi::Pool(pool);
+        };
+        auto error = abi::no_error();
+        const auto pool = open(ours, &error);
+        REQUIRE(pool != nullptr);
+        const auto keys = abi::chain(pool.get(), 2);
+        abi::Blocks blocks(pool.get(), keys, 70'000);
+        CHECK(cmpool_put(pool.get(), blocks.puts.data(), 2, nullptr, blocks.results.data(), &error) ==
+              CMPOOL_OK);
+        CHECK(blocks.count(CMPOOL_STORED) == 2);
+        blocks.clear();
+        CHECK(cmpool_get(pool.get(), blocks.gets.data(), 2, nullptr, blocks.results.data(), &error) ==
+              CMPOOL_OK);
+        CHECK(blocks.count(CMPOOL_HIT) == 2);
+        CHECK(blocks.as_put());
+
+        const auto other = open(theirs, &error);
+        REQUIRE(other != nullptr);
+        (void)cmpool_get(other.get(), blocks.gets.data(), 2, nullptr, blocks.results.data(), &error);
+        CHECK(blocks.count(CMPOOL_MISS) == 2);
+        cmpool_status status{.size = sizeof status};
+        CHECK(cmpool_read_status(other.get(), &status, nullptr) == CMPOOL_OK);
+        CHECK(status.broken_seals == 2);
+        CHECK(open(nullptr, &error) == nullptr);
+        CHECK(error.code == CMPOOL_MISMATCH);
+        CHECK(std::string(error.text).find("sealed") != std::string::npos);
+    }
+    CHECK(daemon.stop());
+}
+
 TEST_CASE("C: what was put is matched, got, seen and removed") {
     Daemon daemon;
     for (const std::string transport : kTransports) {

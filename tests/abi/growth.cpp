@@ -12,12 +12,12 @@ namespace {
 
 // What programs were compiled against: a field may be added at an end, none may move.
 static_assert(sizeof(cmpool_error) == 1024 && offsetof(cmpool_error, text) == 12);
-static_assert(sizeof(cmpool_namespace) == 72 && offsetof(cmpool_namespace, block_tokens) == 64);
+static_assert(sizeof(cmpool_namespace) == 80 && offsetof(cmpool_namespace, block_tokens) == 64);
 static_assert(sizeof(cmpool_options) == 32 && offsetof(cmpool_options, no_lease) == 28);
 static_assert(sizeof(cmpool_get_item) == 72 && offsetof(cmpool_get_item, group) == 56);
 static_assert(sizeof(cmpool_put_item) == 104 && offsetof(cmpool_put_item, group) == 88);
 static_assert(sizeof(cmpool_result) == 24 && offsetof(cmpool_result, copies) == 16);
-static_assert(sizeof(cmpool_status) == 232 && offsetof(cmpool_status, node) == 104);
+static_assert(sizeof(cmpool_status) == 240 && offsetof(cmpool_status, node) == 104);
 static_assert(sizeof(cmpool_stat) == 24 && sizeof(cmpool_span) == 16 && sizeof(cmpool_view) == 16);
 static_assert(sizeof(cmpool_digest) == 32 && alignof(cmpool_digest) == 1);
 

@@ -37,6 +37,7 @@ TEST_CASE("a URI says where, how, how long and who") {
     CHECK(PoolUri::parse("cmpool://h:1?deadline_ms=1")->deadline == 1ms);
     CHECK(PoolUri::parse("cmpool://h:1?deadline_ms=3600000")->deadline == 1h);
     CHECK(PoolUri::parse("cmpool://h:1?key=")->tenant_key.empty());
+    CHECK(PoolUri::parse("cmpool://h:1?seal_key_file=/etc/my%20key")->seal_key_file == "/etc/my key");
     CHECK(PoolUri::parse("cmpool://h:1?key=a%26b%3d")->tenant_key == "a&b=");
     for (const char* cut : {"cmpool://h:1?key=%", "cmpool://h:1?key=%2", "cmpool://h:1?key=%2x"})
         CHECK_FALSE(PoolUri::parse(cut));

@@ -46,6 +46,7 @@ ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
     uri.others = options.others;
     uri.deadline = options.deadline;
     uri.tenant_key = options.tenant_key;
+    if (spec.sealed) uri.seal_key.emplace().fill(std::byte{42});
     auto opened = client::PoolClient::open_in(std::move(environment), uri, spec);
     REQUIRE(opened);
     client_ = std::move(*opened);

@@ -67,31 +67,64 @@ bool mentions(const std::string& complaint, const char* words) {
     return complaint.find(words) != std::string::npos;
 }
 
-TEST_CASE("the checker notices a flipped bit in the pool's memory") {
+/// Keeps flipping bits in the memory of a cluster's pool.
+///
+///   Lifetime  outlives the clusters whose scenes it spoils
+class Flips {
+public:
     // Within one tenant no segment is ever given up, and nothing crashes here: the bytes stay there.
-    std::vector<MutableBytes> memory;
-    const auto wrong = first_complaint(
-        [&](Scene& scene) {
-            memory.clear();
-            scene.spaces = 2;
-            scene.server.wrap_memory = [&](std::unique_ptr<Fabric> inner) -> std::unique_ptr<Fabric> {
-                return std::make_unique<BrokenFabric>(std::move(inner),
-                                                      [&](const SegmentSpec& spec, MutableBytes bytes) {
-                                                          if (spec.name == "data") memory.push_back(bytes);
-                                                      });
-            };
-        },
-        [&](SimCluster& cluster) {
-            for (int number = 1; number <= 100; ++number) {
-                cluster.world().at(Instant{number * 3'000'000}, [&memory, &cluster] {
-                    const auto bytes = memory[cluster.world().rng().below(memory.size())];
-                    const auto place = cluster.world().rng().below(bytes.size() / 4);
-                    // Many places at once, so that some of them are somebody's.
-                    for (std::size_t at = place; at < bytes.size(); at += 4096) bytes[at] ^= std::byte{1};
-                });
-            }
-        });
+    void spoil(Scene& scene) {
+        memory_.clear();
+        scene.spaces = 2;
+        scene.server.wrap_memory = [this](std::unique_ptr<Fabric> inner) -> std::unique_ptr<Fabric> {
+            return std::make_unique<BrokenFabric>(std::move(inner),
+                                                  [this](const SegmentSpec& spec, MutableBytes bytes) {
+                                                      if (spec.name == "data") memory_.push_back(bytes);
+                                                  });
+        };
+    }
+    void begin(SimCluster& cluster) {
+        for (int number = 1; number <= 100; ++number) {
+            cluster.world().at(Instant{number * 3'000'000}, [this, &cluster] {
+                const auto bytes = memory_[cluster.world().rng().below(memory_.size())];
+                const auto place = cluster.world().rng().below(bytes.size() / 4);
+                // Many places at once, so that some of them are somebody's.
+                for (std::size_t at = place; at < bytes.size(); at += 4096) bytes[at] ^= std::byte{1};
+            });
+        }
+    }
+
+private:
+    std::vector<MutableBytes> memory_;
+};
+
+TEST_CASE("the checker notices a flipped bit in the pool's memory") {
+    Flips flips;
+    const auto wrong = first_complaint([&](Scene& scene) { flips.spoil(scene); },
+                                       [&](SimCluster& cluster) { flips.begin(cluster); });
     CHECK_FALSE(wrong.empty());
+}
+
+// The same memory, and nobody is given a wrong byte: at most a wrong length, which only its header knows.
+TEST_CASE("a flipped bit in a sealed block is a miss, and is counted") {
+    std::uint64_t broken = 0;
+    std::uint64_t hits = 0;
+    for (std::uint64_t seed = 1; seed <= kSeedsMax; ++seed) {
+        CAPTURE(seed);
+        Flips flips;
+        Scene scene = Scene::kind(seed);
+        scene.expectations = {};
+        scene.universe.sealed = true;
+        flips.spoil(scene);
+        SimCluster cluster(seed, std::move(scene));
+        flips.begin(cluster);
+        CHECK_FALSE(mentions(cluster.run(), "other bytes"));
+        broken += cluster.server().stat("broken_seals");
+        hits += cluster.history().seen().hits;
+    }
+    MESSAGE("hits ", hits, ", seals that did not open ", broken);
+    CHECK(broken >= 100);
+    CHECK(hits >= 1000);
 }
 
 TEST_CASE("the checker notices a server that takes living processes for dead") {

@@ -44,6 +44,7 @@ Scene Scene::kind(std::uint64_t seed) {
 Scene Scene::draw(std::uint64_t seed) {
     Scene scene = kind(seed);
     Rng rng = scene_rng(~seed);
+    scene.universe.sealed = seed % 3 == 0;
     if (rng.chance(0.4)) {
         scene.members = 2 + rng.below(3);
         scene.replicas = 1 + static_cast<std::uint32_t>(rng.below(2));

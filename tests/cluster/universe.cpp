@@ -54,7 +54,8 @@ Space draw_space(meta::Controller& controller, Rng& rng, std::string tenant, std
                   .parallel = "tp1",
                   .engine = "simulated 1",
                   .block_tokens = kBlockTokens,
-                  .group_blocks = kGroupBlocks};
+                  .group_blocks = kGroupBlocks,
+                  .sealed = options.sealed};
     const auto record = controller.open_namespace(space.spec, space.spec.fingerprint(),
                                                   {.uid = {}, .tenant_key = space.tenant_key});
     REQUIRE(record);

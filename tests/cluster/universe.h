@@ -48,6 +48,7 @@ struct UniverseOptions {
     std::size_t chain_blocks_max = 8;
     std::size_t opaque = 12;
     std::uint64_t block_bytes_max = 200 * 1024;
+    bool sealed = false;  ///< clients encrypt them
 };
 
 /// Opens a namespace at the controller and draws its blocks.

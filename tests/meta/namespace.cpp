@@ -44,6 +44,7 @@ TEST_CASE("every field but the tenant makes another fingerprint, and difference(
         {"engine", [](auto& spec) { spec.engine += "x"; }},
         {"block_tokens", [](auto& spec) { spec.block_tokens = 32; }},
         {"group_blocks", [](auto& spec) { spec.group_blocks = 1; }},
+        {"sealed", [](auto& spec) { spec.sealed = true; }},
     };
     std::set<std::string> seen{fingerprint(llama())};
     for (const auto& [field, apply] : changes) {

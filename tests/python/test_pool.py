@@ -196,3 +196,23 @@ def test_registered_memory_and_statistics(pool):
     registered.release()
     stats = pool.stats()
     assert stats["capacity_bytes"] > 0 and stats["blocks"] == 1
+
+
+def test_a_seal_key_makes_blocks_that_nobody_without_it_can_use(daemon):
+    def sealed(key):
+        return cmpool.Pool(daemon.uri(), model="sealed", dtype="u8", block_tokens=4, seal_key=key)
+
+    with sealed(b"k" * 32) as ours, sealed(b"o" * 32) as other:
+        chain, blocks = put_chain(ours, 3)
+        pages = [numpy.zeros(BYTES, numpy.uint8) for _ in range(3)]
+        assert ours.get(chain, pages).outcomes == [Outcome.HIT] * 3
+        assert all(numpy.array_equal(page, block) for page, block in zip(pages, blocks))
+        assert other.get(chain, pages).outcomes == [Outcome.MISS] * 3
+        with ours.match(chain) as lease:
+            assert lease.blocks == 3
+            with pytest.raises(cmpool.Unsupported):
+                lease.view(0)
+    with pytest.raises(cmpool.Mismatch):
+        cmpool.Pool(daemon.uri(), model="sealed", dtype="u8", block_tokens=4)
+    with pytest.raises(ValueError, match="32 bytes"):
+        sealed(b"short")

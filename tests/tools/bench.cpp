@@ -265,3 +265,14 @@ TEST_CASE("without redis-server, --compare redis says what is missing, and measu
     CHECK(contains(ended.errors, "libhiredis-dev"));
 #endif
 }
+
+TEST_CASE("a sealed row stands beside the plain one, against what a core encrypts") {
+    const Pool pool;
+    const auto rows = bench(pool, {"--op", "get,put", "--size", "64KiB", "--batch", "1", "--sealed"});
+    REQUIRE(rows.size() == 8);
+    for (std::size_t at = 0; at < rows.size(); ++at) {
+        CHECK(rows[at]["sealed"] == (at % 2 == 1));
+        CHECK((rows[at]["limit"] == "aes-gcm") == (at % 2 == 1));
+        check_positive(rows[at], {"gbps", "ratio", "limit_gbps"});
+    }
+}

@@ -41,6 +41,45 @@ std::string address_in_use() {
 
 }  // namespace
 
+TEST_CASE("a seal key makes a namespace that only its holders read") {
+    const Pool pool;
+    const TempFolder folder;
+    const auto key_file = [&](const std::string& name, char byte, std::filesystem::perms mode) {
+        write_file(folder / name, std::string(32, byte));
+        std::filesystem::permissions(folder / name, mode);
+        return folder / name;
+    };
+    constexpr auto kOurs = std::filesystem::perms{0600};
+    const std::string ours = key_file("ours", 'a', kOurs);
+    const auto run = [&](std::vector<std::string> arguments, const std::string& key,
+                         const std::string& input = {}) {
+        for (const std::string& word :
+             {std::string("--namespace"), std::string("vault"), std::string("--pool"), pool.uri()})
+            arguments.push_back(word);
+        if (!key.empty()) arguments.insert(arguments.end(), {"--seal-key-file", key});
+        return cli(arguments, input);
+    };
+    const auto made = cli({"namespace", "create", "vault", "--seal-key-file", ours, "--pool", pool.uri()});
+    CHECK(made.code == 0);
+    CHECK(contains(made.out, "sealed=yes"));
+    CHECK(run({"put", "k"}, ours, binary(300)).code == 0);
+    CHECK(run({"get", "k"}, ours).out == binary(300));
+    CHECK(contains(run({"ls"}, ours).out, "75 KiB"));
+    // An address may name the key too, and what is about no blocks does not mind.
+    const std::vector<std::string> environment{"CMPOOL_POOL=" + pool.uri("?seal_key_file=" + ours)};
+    CHECK(cli({"get", "k", "--namespace", "vault"}, {}, environment).out == binary(300));
+    CHECK(cli({"stats"}, {}, environment).code == 0);
+    CHECK(contains(cli({"namespace", "ls"}, {}, environment).out, "vault"));
+
+    CHECK(run({"get", "k"}, key_file("theirs", 'b', kOurs)).code == 1);
+    const auto plain = run({"get", "k"}, {});
+    CHECK(plain.code != 0);
+    CHECK(contains(plain.errors, "sealed"));
+    const auto open_to_all = run({"get", "k"}, key_file("open", 'a', std::filesystem::perms{0644}));
+    CHECK(open_to_all.one_sentence());
+    CHECK(contains(open_to_all.errors, "644"));
+}
+
 TEST_CASE("put, exists, ls, get and rm agree about a block, over shm and over tcp") {
     const Pool pool;
     for (const std::string transport : {"shm", "tcp"}) {

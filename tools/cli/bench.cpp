@@ -25,6 +25,7 @@ struct BenchOptions {
     double seconds = 1;
     std::uint64_t blocks = 0;
     bool full = false;
+    bool sealed = false;
     std::string compare;
 };
 
@@ -55,12 +56,21 @@ Result<std::vector<BenchCase>> cases(const BenchOptions& options, const client::
                         return fail(Errc::Invalid, "expected calls of at most {}, saw {} blocks of {}",
                                     format_bytes(kCallBytesMax), batch, size);
                     all.push_back(row);
+                    if (!options.sealed || row.op == BenchOp::Match) continue;
+                    all.push_back(row);
+                    all.back().sealed = true;
                 }
                 if (op == "match") break;  // it finds blocks, whatever their size
             }
         }
     }
     return all;
+}
+
+client::SealKey new_seal_key() {
+    client::SealKey key;
+    SystemEntropy().fill(key);
+    return key;
 }
 
 /// Shows what was measured, or why not. Returns whether it was.
@@ -91,7 +101,7 @@ Result<int> bench_memory(const BenchOptions& options, const client::PoolUri& uri
 }
 
 Result<int> bench(const BenchOptions& options) {
-    const auto uri = options.common.uri();
+    const auto uri = options.common.plain_uri();
     if (!uri) return fail(uri.error());
     const auto rows = cases(options, *uri);
     if (!rows) return fail(rows.error());
@@ -110,7 +120,8 @@ Result<int> bench(const BenchOptions& options) {
                          .threads = options.threads,
                          .seconds = options.seconds,
                          .blocks = options.blocks,
-                         .rival = rival.get()};
+                         .rival = rival.get(),
+                         .seal_key = new_seal_key()};
     const bool json = options.common.json;
     if (!json) print_heading(options.full, rival != nullptr);
     Progress progress;
@@ -144,6 +155,8 @@ void check_together(const BenchOptions& options) {
         if (op == "memory" && !options.compare.empty())
             throw CLI::ValidationError("--op memory", "expected no --compare, saw " + options.compare);
     }
+    if (options.sealed && (options.full || ops == std::vector<std::string>{"memory"}))
+        throw CLI::ValidationError("--sealed", "expected no --full and no --op memory beside it");
     if (options.full && !options.compare.empty())
         throw CLI::ValidationError("--full", "expected no --compare, saw " + options.compare);
     if (options.full && options.blocks != 0)
@@ -177,6 +190,9 @@ void add_flags(CLI::App& verb, BenchOptions& options) {
         ->check(CLI::Range(std::uint64_t{1}, kBlocksMax).description(""))
         ->type_name("N");
     verb.add_flag("--full", options.full, "Put into a full pool, beside puts that find room there");
+    verb.add_flag(
+        "--sealed", options.sealed,
+        "Behind each row of get and put the same in a sealed namespace, against a core's AES-256-GCM");
     verb.add_option("--compare", options.compare, "redis: a redis-server of our own in the same race")
         ->check(CLI::IsMember({"redis"}).description(""))
         ->type_name("NAME");

@@ -31,6 +31,7 @@ struct BenchCase {
     std::uint64_t size = 0;   ///< of a block, in bytes
     std::uint32_t batch = 1;  ///< blocks that a call names
     std::uint32_t threads = 1;
+    bool sealed = false;  ///< in a sealed namespace
 
     [[nodiscard]] std::uint64_t call_bytes() const noexcept { return size * batch; }
     /// Blocks of a call while the row is prepared.
@@ -127,7 +128,7 @@ struct PoolStats {
 [[nodiscard]] Result<PoolStats> pool_stats(client::PoolClient& pool);
 
 /// What a row's namespace is called and shaped like: opaque keys, or chains for a match.
-[[nodiscard]] client::NamespaceSpec bench_namespace(BenchOp op);
+[[nodiscard]] client::NamespaceSpec bench_namespace(BenchOp op, bool sealed = false);
 [[nodiscard]] client::Digest random_key(Rng& rng);
 
 /// Where the blocks of a put find room.
@@ -151,6 +152,10 @@ enum class PutRoom : std::uint8_t {
 /// Errors: PeerDown where this host has no loopback.
 [[nodiscard]] Result<std::vector<Contestant>> limit_work(const BenchCase& row, std::uint64_t blocks,
                                                          const SharedPages& pages, MutableBytes buffer);
+/// What a core does at most for a sealed row, wherever its blocks travel: AES-256-GCM over blocks of the
+/// pages.
+[[nodiscard]] std::unique_ptr<Work> crypt_work(const BenchCase& row, const SharedPages& pages,
+                                               MutableBytes buffer);
 /// Bytes of SharedPages that limit_work() needs, to range as far as a pool of `capacity_bytes` does that
 /// holds so many blocks.
 [[nodiscard]] std::uint64_t limit_bytes(const BenchCase& row, std::uint64_t blocks,

@@ -211,8 +211,10 @@ Result<PoolStats> pool_stats(PoolClient& pool) {
     return stats;
 }
 
-client::NamespaceSpec bench_namespace(BenchOp op) {
-    auto spec = tool_namespace({.name = op == BenchOp::Match ? "bench-chains" : "bench", .tenant = {}});
+client::NamespaceSpec bench_namespace(BenchOp op, bool sealed) {
+    auto spec = tool_namespace({.name = op == BenchOp::Match ? "bench-chains"
+                                        : sealed             ? "bench-sealed"
+                                                             : "bench"});
     if (op == BenchOp::Match) {
         spec.block_tokens = kChainTokens;
         spec.group_blocks = model::kGroupBlocksDefault;

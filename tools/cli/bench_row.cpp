@@ -62,7 +62,8 @@ Result<Room> room_for(client::PoolClient& pool, const BenchCase& row, std::uint6
 Result<std::unique_ptr<client::PoolClient>> open_for(const BenchCase& row, const BenchPlan& plan) {
     auto uri = plan.uri;
     uri.transport = row.transport;
-    return open_pool(uri, bench_namespace(row.op));
+    if (row.sealed) uri.seal_key = plan.seal_key;
+    return open_pool(uri, bench_namespace(row.op, row.sealed));
 }
 
 /// What one thread needs while its contestants run.
@@ -154,7 +155,7 @@ Result<std::vector<Row>> measure(const BenchCase& row, const BenchPlan& plan, Pr
     if (!pool) return fail(pool.error());
     const auto room = room_for(**pool, row, plan.blocks);
     if (!room) return fail(room.error());
-    Rival* rival = row.op == BenchOp::Match ? nullptr : plan.rival;
+    Rival* rival = row.op == BenchOp::Match || row.sealed ? nullptr : plan.rival;
 
     const std::uint64_t blocks = row.op == BenchOp::Put ? 0 : room->blocks;
     progress.begin(fmt::format("{}: storing {} blocks", name_of(row), grouped(blocks)));

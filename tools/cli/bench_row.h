@@ -14,8 +14,9 @@ struct BenchPlan {
     client::PoolUri uri;
     std::vector<std::uint32_t> threads;  ///< ascending; a row for each
     double seconds = 1;
-    std::uint64_t blocks = 0;  ///< that a row ranges over; 0: bench's choice
-    Rival* rival = nullptr;    ///< null: none
+    std::uint64_t blocks = 0;                   ///< that a row ranges over; 0: bench's choice
+    Rival* rival = nullptr;                     ///< null: none
+    std::optional<client::SealKey> seal_key{};  ///< for sealed rows
 };
 
 /// What so many threads give in all against one: 2 is twice as much.

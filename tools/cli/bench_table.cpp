@@ -8,7 +8,7 @@
 namespace cmpool::cli {
 namespace {
 
-constexpr std::size_t kNameColumns = 25;
+constexpr std::size_t kNameColumns = 28;
 
 template <class Map, class Value>
 std::string name_in(const Map& names, Value value) {
@@ -31,7 +31,8 @@ Json json_of(const BenchCase& row) {
             {"transport", name_in(bench_transports(), row.transport)},
             {"size", row.size},
             {"batch", row.batch},
-            {"threads", row.threads}};
+            {"threads", row.threads},
+            {"sealed", row.sealed}};
 }
 
 Json json_of(const Row& row) {
@@ -156,7 +157,7 @@ const std::map<std::string, client::Transport>& bench_transports() {
 }
 
 std::string name_of(const BenchCase& row) {
-    return fmt::format("{} {} {} x{}{}", name_in(bench_ops(), row.op),
+    return fmt::format("{}{} {} {} x{}{}", name_in(bench_ops(), row.op), row.sealed ? " sealed" : "",
                        name_in(bench_transports(), row.transport), format_bytes(row.size), row.batch,
                        row.threads > 1 ? fmt::format(" {}t", row.threads) : "");
 }

@@ -41,6 +41,12 @@ Result<client::PoolUri> Common::uri() const {
     return parsed;
 }
 
+Result<client::PoolUri> Common::plain_uri() const {
+    auto plain = uri();
+    if (plain) plain->seal_key_file.clear();
+    return plain;
+}
+
 void add_pool(CLI::App& verb, Common& common) {
     verb.add_option("--pool", common.pool, "Where the pool is: cmpool://HOST:PORT[?transport=shm|tcp]")
         ->envname("CMPOOL_POOL")
@@ -69,6 +75,15 @@ void add_place(CLI::App& verb, Place& place) {
     verb.add_option("--tenant", place.tenant,
                     fmt::format("Whose namespace; default: the URI's, else \"{}\"", model::kDefaultTenant))
         ->type_name("NAME")
+        ->take_last();
+    add_seal_key(verb, place.seal_key_file);
+}
+
+void add_seal_key(CLI::App& verb, std::string& path) {
+    verb.add_option("--seal-key-file", path,
+                    "Makes or opens a sealed namespace: blocks are encrypted here, with 32 bytes that no "
+                    "server is told")
+        ->type_name("PATH")
         ->take_last();
 }
 
@@ -106,6 +121,7 @@ Result<std::unique_ptr<client::PoolClient>> open_pool(const Common& common, cons
     if (!uri) return fail(uri.error());
     // A tenant in the URI would outrank the flag.
     if (!place.tenant.empty()) uri->tenant = place.tenant;
+    if (!place.seal_key_file.empty()) uri->seal_key_file = place.seal_key_file;
     return open_pool(*uri, tool_namespace(place));
 }
 

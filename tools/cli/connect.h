@@ -26,18 +26,22 @@ struct Common {
 
     /// Errors: Invalid.
     [[nodiscard]] Result<client::PoolUri> uri() const;
+    /// For what is about no blocks: without the seal key that the URI names.
+    [[nodiscard]] Result<client::PoolUri> plain_uri() const;
 };
 
 /// Whose blocks a verb is about.
 struct Place {
-    std::string name = "cli";  ///< of the namespace, as its model
-    std::string tenant;        ///< empty: the URI's, else the default one
+    std::string name = "cli";     ///< of the namespace, as its model
+    std::string tenant{};         ///< empty: the URI's, else the default one
+    std::string seal_key_file{};  ///< of a sealed one; empty: the URI's, if it names any
 };
 
 void add_common(CLI::App& verb, Common& common);
 /// All of them but --json.
 void add_pool(CLI::App& verb, Common& common);
 void add_place(CLI::App& verb, Place& place);
+void add_seal_key(CLI::App& verb, std::string& path);
 void add_keys(CLI::App& verb, std::vector<std::string>& keys);
 
 /// The namespace of keys and bytes that this tool makes under a name.

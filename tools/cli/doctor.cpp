@@ -69,7 +69,7 @@ Result<std::unique_ptr<client::PoolClient>> reach(Checks& checks, const client::
 }
 
 Result<int> doctor(const Common& common) {
-    const auto uri = common.uri();
+    const auto uri = common.plain_uri();
     if (!uri) return fail(uri.error());
     Checks checks;
     if (const auto pool = reach(checks, *uri)) {

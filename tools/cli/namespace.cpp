@@ -23,6 +23,7 @@ struct Options {
     std::string quota;
     std::optional<std::uint32_t> priority;
     std::optional<std::uint32_t> ttl_s;
+    std::string seal_key_file;
 };
 
 void print_row(const client::NamespaceInfo& info) {
@@ -56,7 +57,11 @@ void print(const Options& options, const std::vector<client::NamespaceInfo>& all
 }
 
 Result<std::unique_ptr<client::PoolClient>> open(const Options& options, const std::string& name) {
-    return open_pool(options.common, {.name = name, .tenant = options.tenant});
+    auto uri = options.common.plain_uri();
+    if (!uri) return fail(uri.error());
+    if (!options.tenant.empty()) uri->tenant = options.tenant;
+    uri->seal_key_file = options.seal_key_file;
+    return open_pool(*uri, tool_namespace({.name = name, .tenant = options.tenant}));
 }
 
 Result<int> list(const Options& options) {
@@ -139,6 +144,7 @@ void add_namespace(CLI::App& app, Run& run) {
 
     auto* create = verb->add_subcommand("create", "Makes one for keys and bytes, as put and get use");
     const auto created = add_one(*create, true, false, true);
+    add_seal_key(*create, created->seal_key_file);
     create->callback([&run, created] { run = [created] { return change(*created, true, false); }; });
 
     auto* set = verb->add_subcommand(

@@ -58,7 +58,7 @@ Json to_json(const model::View& view) {
 }
 
 Result<std::unique_ptr<client::PoolClient>> open(const Common& common) {
-    const auto uri = common.uri();
+    const auto uri = common.plain_uri();
     if (!uri) return fail(uri.error());
     return open_pool(*uri, tool_namespace({}));
 }

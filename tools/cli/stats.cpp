@@ -66,7 +66,8 @@ const std::array<Group, 7>& groups() {
           {"get_hits", "get hits", "get_hits+get_misses"},
           {"get_misses", "get misses", "get_hits+get_misses"},
           {"get_bytes", "bytes read"},
-          {"stale_reads", "overtaken by eviction"}}},
+          {"stale_reads", "overtaken by eviction"},
+          {"broken_seals", "sealed, did not open"}}},
         {"writes",
          {{"put_stored", "stored"},
           {"put_present", "present already"},
@@ -228,7 +229,7 @@ Result<int> cluster_stats(client::PoolClient& pool, bool json) {
 }
 
 Result<int> stats(const Common& common, bool cluster) {
-    const auto uri = common.uri();
+    const auto uri = common.plain_uri();
     if (!uri) return fail(uri.error());
     const auto pool = open_pool(*uri, tool_namespace({}));
     if (!pool) return fail(pool.error());

@@ -115,7 +115,13 @@ typedef struct cmpool_namespace {
     const char* engine;     ///< name and version of what computes the bytes
     uint32_t block_tokens;  ///< 0: opaque keys, no chains
     uint32_t group_blocks;  ///< blocks of a chain that lie together; 0: 64
+    /// 32 bytes of chance that no server is told, read while it is opened: blocks are encrypted before they
+    /// leave this process, and what was not put with the same key is a miss. NULL: they are not, unless the
+    /// URI says seal_key_file=PATH. Views are CMPOOL_UNSUPPORTED there.
+    const uint8_t* seal_key;
 } cmpool_namespace;
+
+#define CMPOOL_SEAL_KEY_BYTES 32
 
 /// What a call does otherwise than usual. NULL where one is taken: all 0.
 typedef struct cmpool_options {
@@ -184,6 +190,7 @@ typedef struct cmpool_status {
     char kv[16];             ///< what blocks are read over
     char version[32];        ///< of the pool
     char node[128];
+    uint64_t broken_seals;  ///< blocks of a sealed namespace that did not open: misses
 } cmpool_status;
 
 typedef struct cmpool_stat {
@@ -195,7 +202,7 @@ typedef struct cmpool_stat {
 // ---- a pool ----
 
 /// Connects to `uri` and opens the namespace, within the URI's deadline:
-/// cmpool://HOST:PORT[,HOST:PORT...]?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET
+/// cmpool://HOST:PORT[,HOST:PORT...]?transport=shm|tcp&deadline_ms=N&tenant=NAME&key=SECRET&seal_key_file=PATH
 /// A pool that does not answer is no error: calls miss, and it is tried again on the side.
 /// Errors: INVALID for the URI or the namespace; DENIED and MISMATCH when the pool refuses. Then *pool is
 /// NULL.

@@ -3,6 +3,7 @@
 /// threads, limits and errors holds here too; nothing throws but allocations of the results' own vectors.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -66,6 +67,8 @@ struct Namespace {
     std::string tenant{}, model{}, revision{}, dtype{}, layout{}, parallel{}, engine{};
     std::uint32_t block_tokens = 0;  ///< 0: opaque keys, no chains
     std::uint32_t group_blocks = 0;  ///< 0: 64
+    /// Where named, blocks are encrypted with it: see cmpool_namespace.
+    std::optional<std::array<std::uint8_t, CMPOOL_SEAL_KEY_BYTES>> seal_key{};
 };
 
 struct Options {
@@ -303,7 +306,8 @@ public:
                                      .parallel = space.parallel.c_str(),
                                      .engine = space.engine.c_str(),
                                      .block_tokens = space.block_tokens,
-                                     .group_blocks = space.group_blocks};
+                                     .group_blocks = space.group_blocks,
+                                     .seal_key = space.seal_key ? space.seal_key->data() : nullptr};
         cmpool_pool* pool = nullptr;
         inside::Told told;
         if (const auto code = cmpool_open(uri.c_str(), &asked, &pool, &told.error); code != CMPOOL_OK)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include <cmpool/client/pool_uri.h>
 
@@ -14,19 +15,28 @@ namespace {
 
 std::string text_or(const char* text, const char* otherwise) { return text != nullptr ? text : otherwise; }
 
-Result<client::NamespaceSpec> read_namespace(const cmpool_namespace* space) {
+struct Wanted {
+    client::NamespaceSpec spec;
+    std::optional<client::SealKey> seal_key;
+};
+
+Result<Wanted> read_namespace(const cmpool_namespace* space) {
     const auto asked = read_sized(space);
     if (!asked) return fail(asked.error());
-    client::NamespaceSpec spec{.model = text_or(asked->model, ""),
-                               .revision = text_or(asked->revision, ""),
-                               .dtype = text_or(asked->dtype, ""),
-                               .layout = text_or(asked->layout, ""),
-                               .parallel = text_or(asked->parallel, ""),
-                               .engine = text_or(asked->engine, ""),
-                               .block_tokens = asked->block_tokens};
+    Wanted wanted;
+    auto& [spec, seal_key] = wanted;
+    spec = {.model = text_or(asked->model, ""),
+            .revision = text_or(asked->revision, ""),
+            .dtype = text_or(asked->dtype, ""),
+            .layout = text_or(asked->layout, ""),
+            .parallel = text_or(asked->parallel, ""),
+            .engine = text_or(asked->engine, ""),
+            .block_tokens = asked->block_tokens};
     if (asked->tenant != nullptr && *asked->tenant != '\0') spec.tenant = asked->tenant;
     if (asked->group_blocks != 0) spec.group_blocks = asked->group_blocks;
-    return spec;
+    if (asked->seal_key != nullptr)
+        std::memcpy(seal_key.emplace().data(), asked->seal_key, sizeof(client::SealKey));
+    return wanted;
 }
 
 template <std::size_t Room>
@@ -41,7 +51,8 @@ cmpool_status as_status(const client::Status& status) noexcept {
                           .shards_mapped = status.shards_mapped,
                           .members = status.members,
                           .members_ready = status.members_ready,
-                          .epoch = status.epoch};
+                          .epoch = status.epoch,
+                          .broken_seals = status.broken_seals};
     write_text(written.transport, status.transport);
     write_text(written.kv, status.kv);
     write_text(written.version, status.version);
@@ -57,17 +68,18 @@ cmpool_code cmpool_open(const char* uri, const cmpool_namespace* space, cmpool_p
         if (pool == nullptr) return fail(missing("pool"));
         *pool = nullptr;
         if (uri == nullptr) return fail(missing("uri"));
-        const auto spec = read_namespace(space);
-        if (!spec) return fail(spec.error());
+        const auto wanted = read_namespace(space);
+        if (!wanted) return fail(wanted.error());
+        const auto& [spec, seal_key] = *wanted;
         const auto parsed = client::PoolUri::parse(uri);
         if (!parsed) return fail(parsed.error());
-        auto opened = client::PoolClient::open(uri, *spec);
+        auto opened = client::PoolClient::open(uri, spec, seal_key);
         if (!opened) return fail(opened.error());
         auto made = std::make_unique<cmpool_pool>();
         made->core = std::make_shared<Core>();
         made->core->client = std::move(*opened);
         made->core->deadline = parsed->deadline;
-        made->core->group_blocks = spec->group_blocks;
+        made->core->group_blocks = spec.group_blocks;
         *pool = made.release();
         return {};
     });

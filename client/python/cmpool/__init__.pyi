@@ -107,8 +107,12 @@ class Pool:
         engine: str = "",
         block_tokens: int = 0,
         group_blocks: int = 0,
+        seal_key: bytes | None = None,
     ) -> None:
-        """A pool that does not answer is no error: calls miss. Raises Invalid, Denied, Mismatch."""
+        """A pool that does not answer is no error: calls miss. Raises Invalid, Denied, Mismatch.
+
+        With a seal key, 32 bytes that no server is told, blocks are encrypted before they leave this process, and what
+        was not put with the same key is a miss. ValueError for another length."""
     def close(self) -> None: ...
     def __enter__(self) -> Pool: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None: ...

@@ -92,7 +92,12 @@ void define_pool(py::module_& module) {
         .def(py::init([](const std::string& uri, const std::string& model, const std::string& dtype,
                          const std::string& tenant, const std::string& revision, const std::string& layout,
                          const std::string& parallel, const std::string& engine, std::uint32_t block_tokens,
-                         std::uint32_t group_blocks) {
+                         std::uint32_t group_blocks, const std::optional<py::bytes>& seal_key) {
+                 const std::string_view key = seal_key ? std::string_view(*seal_key) : std::string_view{};
+                 if (seal_key && key.size() != CMPOOL_SEAL_KEY_BYTES)
+                     throw py::value_error("expected a seal key of 32 bytes, saw " +
+                                           std::to_string(key.size()));
+                 const auto* bytes = seal_key ? reinterpret_cast<const std::uint8_t*>(key.data()) : nullptr;
                  return std::make_unique<Pool>(uri, cmpool_namespace{.size = sizeof(cmpool_namespace),
                                                                      .tenant = tenant.c_str(),
                                                                      .model = model.c_str(),
@@ -102,11 +107,12 @@ void define_pool(py::module_& module) {
                                                                      .parallel = parallel.c_str(),
                                                                      .engine = engine.c_str(),
                                                                      .block_tokens = block_tokens,
-                                                                     .group_blocks = group_blocks});
+                                                                     .group_blocks = group_blocks,
+                                                                     .seal_key = bytes});
              }),
              arg("uri"), py::kw_only(), arg("model"), arg("dtype"), arg("tenant") = "", arg("revision") = "",
              arg("layout") = "", arg("parallel") = "", arg("engine") = "", arg("block_tokens") = 0,
-             arg("group_blocks") = 0)
+             arg("group_blocks") = 0, arg("seal_key") = none)
         .def("close", &Pool::close)
         .def("__enter__", [](py::object self) { return self; })
         .def("__exit__", [](Pool& pool, const py::args&) { pool.close(); })

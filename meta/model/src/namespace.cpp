@@ -1,4 +1,5 @@
 #include <array>
+#include <span>
 #include <string_view>
 
 #include <cmpool/model/namespace.h>
@@ -13,7 +14,10 @@ struct Field {
     std::string value;
 };
 
-std::array<Field, 8> fields_of(const NamespaceSpec& spec) {
+/// The last one only where it is set: what knew nothing of it keeps its fingerprint.
+constexpr std::size_t kFields = 9;
+
+std::array<Field, kFields> fields_of(const NamespaceSpec& spec) {
     return {{{"model", spec.model},
              {"revision", spec.revision},
              {"dtype", spec.dtype},
@@ -21,8 +25,12 @@ std::array<Field, 8> fields_of(const NamespaceSpec& spec) {
              {"parallel", spec.parallel},
              {"engine", spec.engine},
              {"block_tokens", std::to_string(spec.block_tokens)},
-             {"group_blocks", std::to_string(spec.group_blocks)}}};
+             {"group_blocks", std::to_string(spec.group_blocks)},
+             {"sealed", spec.sealed ? "yes" : "no"}}};
 }
+
+/// Those that make the fingerprint.
+std::size_t count_of(const NamespaceSpec& spec) { return spec.sealed ? kFields : kFields - 1; }
 
 }  // namespace
 
@@ -47,15 +55,16 @@ Result<void> NamespaceSpec::check() const {
 Digest NamespaceSpec::fingerprint() const {
     // Each field with its length, so that no two specifications run into the same bytes.
     std::string canonical = fmt::format("{}:{};", kHashScheme.size(), kHashScheme);
-    for (const auto& [name, value] : fields_of(*this)) {
+    const auto fields = fields_of(*this);
+    for (const auto& [name, value] : std::span(fields).first(count_of(*this)))
         fmt::format_to(std::back_inserter(canonical), "{}={}:{};", name, value.size(), value);
-    }
     return plain_digest(DigestKind::Fingerprint, as_bytes(canonical));
 }
 
 std::string NamespaceSpec::describe() const {
     std::string text;
-    for (const auto& [name, value] : fields_of(*this)) {
+    const auto fields = fields_of(*this);
+    for (const auto& [name, value] : std::span(fields).first(count_of(*this))) {
         fmt::format_to(std::back_inserter(text), "{}{}={}", text.empty() ? "" : " ", name,
                        value.empty() ? "-" : value);
     }

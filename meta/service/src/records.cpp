@@ -90,6 +90,7 @@ std::string encode_namespace(const model::NamespaceRecord& record) {
         .number(record.quota.bytes)
         .number(record.quota.priority)
         .number(record.quota.ttl_s)
+        .number(record.spec.sealed ? 1 : 0)
         .take();
 }
 
@@ -111,6 +112,7 @@ Result<model::NamespaceRecord> decode_namespace(std::string_view bytes) {
         record.quota.priority = static_cast<std::uint32_t>(reader.number());
         record.quota.ttl_s = static_cast<std::uint32_t>(reader.number());
     }
+    if (reader.more()) record.spec.sealed = reader.number() != 0;
     if (!reader.complete()) return damaged("namespace", bytes);
     return record;
 }

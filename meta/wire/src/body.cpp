@@ -43,5 +43,6 @@ template Body::Body(ListNamespaces);
 template Body::Body(ChangeNamespace);
 template Body::Body(Namespaces);
 template Body::Body(ChangeMember);
+template Body::Body(BrokenSeals);
 
 }  // namespace cmpool::wire

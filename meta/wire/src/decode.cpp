@@ -93,7 +93,8 @@ OpenNamespace take(const fb::OpenNamespace& m, Checks& check) {
                  .parallel = text(m.parallel()),
                  .engine = text(m.engine()),
                  .block_tokens = m.block_tokens(),
-                 .group_blocks = m.group_blocks()};
+                 .group_blocks = m.group_blocks(),
+                 .sealed = m.sealed()};
     open.tenant_key = text(m.tenant_key());
     open.fingerprint = digest(m.fingerprint());
     if (m.cluster_key() != nullptr) open.cluster_key = check.text(m.cluster_key(), kTextBytesMax);
@@ -124,6 +125,7 @@ Matched take(const fb::Matched& m, Checks& check) {
     if (!matched.places.empty()) check.same_size(matched.places.size(), matched.blocks);
     return matched;
 }
+BrokenSeals take(const fb::BrokenSeals& m, Checks&) { return {m.blocks()}; }
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {
@@ -323,6 +325,8 @@ Body body_of(const fb::Message& message, Checks& check) {
             return take(*message.body_as_Namespaces(), check);
         case fb::Body::ChangeMember:
             return take(*message.body_as_ChangeMember(), check);
+        case fb::Body::BrokenSeals:
+            return take(*message.body_as_BrokenSeals(), check);
         case fb::Body::NONE:
             break;
     }

@@ -54,7 +54,7 @@ flatbuffers::Offset<fb::OpenNamespace> open(Builder& b, const OpenNamespace& m) 
     const auto cluster_key = m.cluster_key ? b.CreateString(*m.cluster_key) : 0;
     return fb::CreateOpenNamespace(b, tenant, tenant_key, model, revision, dtype, layout, parallel, engine,
                                    m.spec.block_tokens, m.spec.group_blocks, digest(m.fingerprint),
-                                   cluster_key);
+                                   cluster_key, m.spec.sealed);
 }
 Encoded put(Builder& b, const OpenNamespace& m) { return done(fb::Body::OpenNamespace, open(b, m)); }
 Encoded put(Builder& b, const NamespaceOpened& m) {
@@ -80,6 +80,9 @@ Encoded put(Builder& b, const Match& m) {
 Encoded put(Builder& b, const Matched& m) {
     const auto places = m.places.empty() ? 0 : structs<fb::Place>(b, m.places);
     return done(fb::Body::Matched, fb::CreateMatched(b, m.blocks, m.lease_id, m.lease_ms, places));
+}
+Encoded put(Builder& b, const BrokenSeals& m) {
+    return done(fb::Body::BrokenSeals, fb::CreateBrokenSeals(b, m.blocks));
 }
 Encoded put(Builder& b, const Release& m) {
     return done(fb::Body::Release,
@@ -255,7 +258,8 @@ std::string_view name_of(const Body& body) noexcept {
                                                   "ListNamespaces",
                                                   "ChangeNamespace",
                                                   "Namespaces",
-                                                  "ChangeMember"};
+                                                  "ChangeMember",
+                                                  "BrokenSeals"};
     static_assert(std::size(kNames) == kBodies);
     return kNames[body.index()];
 }

@@ -106,7 +106,7 @@ public:
     [[nodiscard]] const std::optional<Error>& trouble() const noexcept;
     /// The bytes of block `index` where they lie, without a copy, until release(); of one in parts, those
     /// of one part.
-    /// Errors: Unsupported where they are not in this host's memory; LeaseLost; Invalid.
+    /// Errors: Unsupported where they are not in this host's memory, or sealed; LeaseLost; Invalid.
     [[nodiscard]] Result<Bytes> view(std::size_t index, std::uint32_t part = 0) const;
     /// Lets another client read the same blocks one-sided, in any thread; null where nobody could.
     [[nodiscard]] std::shared_ptr<const Places> places() const;
@@ -189,6 +189,7 @@ struct Status {
     std::uint64_t epoch = 0;           ///< of the newest view that a server has told
     std::uint32_t members = 0;         ///< that own blocks, by that view
     std::uint32_t members_ready = 0;   ///< of them, whom we are connected to
+    std::uint64_t broken_seals = 0;    ///< blocks of a sealed namespace that did not open: misses
     std::optional<Error> trouble;      ///< why it is not ready
 };
 
@@ -237,9 +238,16 @@ class PoolClient {
 public:
     /// Connects and opens the namespace, within the URI's deadline. A pool that does not answer is no
     /// error: the client is not ready, says why in status(), and keeps trying on the side.
-    /// Errors: Invalid for the URI or the specification; Denied and Mismatch when the pool refuses.
-    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open(std::string_view uri,
-                                                                  const NamespaceSpec& spec);
+    ///
+    /// With a seal key, here or in the file that the URI names, the namespace is a sealed one: what is put is
+    /// encrypted before it leaves this process, and a block that was not put with the same key, or that
+    /// anybody has changed, is a miss. Sizes stay those of the plain bytes, up to 64 MiB less 130,848;
+    /// checksums and `verify` add nothing there.
+    ///
+    /// Errors: Invalid for the URI or the specification, or a sealed one without a key; Denied and Mismatch
+    /// when the pool refuses; those of read_seal_key().
+    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open(
+        std::string_view uri, const NamespaceSpec& spec, const std::optional<SealKey>& seal_key = {});
     /// The same over other clocks, chance and back ends: simulation and tests.
     [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open_in(Environment environment,
                                                                      const PoolUri& uri,

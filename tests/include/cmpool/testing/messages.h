@@ -63,6 +63,7 @@ public:
         add(wire::ChangeNamespace{"acme", "tenant key", "m", "1", 2, true, {1ULL << 40, 7, 3600}});
         add(wire::Namespaces{{{3, "m", "1", "dtype=bf16", 2, {1ULL << 40, 7, 3600}}}});
         add(wire::ChangeMember{"node-1", "cluster key", 4, model::MemberState::Draining, true});
+        add(wire::BrokenSeals{9});
     }
     SampleMessages(const SampleMessages&) = delete;
     SampleMessages& operator=(const SampleMessages&) = delete;
@@ -85,7 +86,8 @@ public:
                 .parallel = "tp1",
                 .engine = "cmpool-engine 1",
                 .block_tokens = 16,
-                .group_blocks = 64};
+                .group_blocks = 64,
+                .sealed = true};
     }
     [[nodiscard]] static model::Member member(std::uint64_t node_id) {
         return {.node_id = node_id,

@@ -30,6 +30,8 @@ struct NamespaceSpec {
     std::string engine;    ///< name and version of what computes the bytes
     std::uint32_t block_tokens = 0;  ///< 0: opaque keys, no chains
     std::uint32_t group_blocks = kGroupBlocksDefault;
+    /// Clients encrypt what they put, with a key that no server is told.
+    bool sealed = false;
 
     [[nodiscard]] Result<void> check() const;
     /// The digest of all fields but the tenant, and of the hash scheme.

@@ -20,7 +20,7 @@
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 4;
+inline constexpr std::uint32_t kProtocolVersion = 5;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -246,11 +246,14 @@ struct ChangeMember {
     std::optional<model::MemberState> state;
     bool forget = false;
 };
+struct BrokenSeals {
+    std::uint32_t blocks = 0;
+};
 
 using AnyBody = std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched,
                              Release, Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed,
                              Failed, Members, ViewRequest, Join, Renew, Leave, Lease, Resolve, Resolved,
-                             ListNamespaces, ChangeNamespace, Namespaces, ChangeMember>;
+                             ListNamespaces, ChangeNamespace, Namespaces, ChangeMember, BrokenSeals>;
 
 /// How many messages there are.
 inline constexpr std::size_t kBodies = std::variant_size_v<AnyBody>;
