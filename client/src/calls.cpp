@@ -25,19 +25,20 @@ void Call::lost(std::uint64_t, const Error& why) {
     ended();
 }
 
-bool Call::ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::span<const Bytes> payload) {
+std::optional<std::uint64_t> Call::ask_numbered(std::uint32_t shard, std::uint64_t part, wire::Body body,
+                                                std::span<const Bytes> payload) {
     Session& session = (*shards_)[shard];
     if (!session.ready() || session.hopeless()) {
         note(session.trouble().value_or(Error{Errc::PeerDown, "the pool does not answer"}));
-        return false;
+        return std::nullopt;
     }
     const auto asked = session.ask(*this, part, std::move(body), payload);
-    if (asked) {
-        begun();
-    } else {
+    if (!asked) {
         note(asked.error());
+        return std::nullopt;
     }
-    return asked.has_value();
+    begun();
+    return *asked;
 }
 
 void Call::wake_at(Instant at) noexcept {

@@ -23,8 +23,11 @@ inline constexpr std::uint64_t kGetChunkBytes = 8 * MiB;
 inline constexpr std::uint64_t kPutChunkBytes = 4 * MiB;
 /// Up to this size a put is sent without asking first what is wanted.
 inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
-/// Payload that is summed up while the pool says which blocks it wants.
+/// Payload that is summed up while the pool says which blocks it wants, where sums cannot follow payloads.
 inline constexpr std::uint64_t kHashAheadBytes = 1 * MiB;
+/// From so much payload on it is summed up while it travels, in slices of the second: each is sent on behind.
+inline constexpr std::uint64_t kSumsFollowBytes = 128 * KiB;
+inline constexpr std::uint64_t kSumSliceBytes = 128 * KiB;
 /// Puts of one call that are on their way to one shard at once.
 inline constexpr std::size_t kPutsInFlight = 4;
 /// Puts of a client that one shard reads from its memory, or will: one less than it may, since a shard that
@@ -66,7 +69,12 @@ protected:
     [[nodiscard]] Shards& shards() const noexcept { return *shards_; }
     /// Sends one part to a shard; the call is done when all parts have ended. False when the shard
     /// cannot be asked now: then nothing has begun.
-    bool ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::span<const Bytes> payload = {});
+    bool ask(std::uint32_t shard, std::uint64_t part, wire::Body body, std::span<const Bytes> payload = {}) {
+        return ask_numbered(shard, part, std::move(body), payload).has_value();
+    }
+    /// The same, with the request's number.
+    std::optional<std::uint64_t> ask_numbered(std::uint32_t shard, std::uint64_t part, wire::Body body,
+                                              std::span<const Bytes> payload);
     /// A part has begun: the call goes on until ended(). begin() is one.
     void begun() noexcept { ++outstanding_; }
     /// A part has ended.
@@ -191,7 +199,8 @@ private:
     void missed(std::uint32_t index, std::uint32_t shard);
     void begin_shard(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
-    void get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
+    /// Returns how many are sealed and do not open.
+    std::uint32_t get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
     void ask_for(std::size_t part);
     // Of a sealed namespace:
@@ -264,6 +273,8 @@ private:
     [[nodiscard]] bool send_pulled(std::uint64_t part);
     [[nodiscard]] bool send_payload(std::uint64_t part);
     void pull_ended(Chunk& chunk) noexcept;
+    void send_sums(std::uint64_t part, std::uint64_t request_id);
+    [[nodiscard]] wire::PutItem describe_unsummed(std::uint32_t index) const;
     void answered(std::uint64_t part, std::span<const std::uint32_t> asked, const wire::Outcomes& outcomes);
     void stored(std::uint32_t index, wire::Outcome outcome);
     [[nodiscard]] bool put_elsewhere(std::uint32_t index);

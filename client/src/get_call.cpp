@@ -158,11 +158,11 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
         seen[hits++] = sighting;
         bytes += copied->bytes;
     }
-    get_lent(memory, unseen);
+    const std::uint32_t lent_broken = get_lent(memory, unseen);
     memory.touch(std::span(seen).first(hits));
     const bool again = !unmapped.empty() && refresh_once(shard, kRefresh | shard);
     memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
-    shards().broken_seals(shard, static_cast<std::uint32_t>(broken.size()));
+    shards().broken_seals(shard, lent_broken + static_cast<std::uint32_t>(broken.size()));
     unseen.insert(unseen.end(), broken.begin(), broken.end());
     for (const std::uint32_t index : unseen) {
         if (report_.blocks[index].outcome == Outcome::Miss) missed(index, shard);
@@ -176,15 +176,18 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
 }
 
 // What a match of ours has pinned is there, even if the index has lost it.
-void GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen) {
-    if (unseen.empty()) return;
+std::uint32_t GetCall::get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen) {
+    if (unseen.empty()) return 0;
+    std::uint32_t broken = 0;
     const auto lent = memory.lent();
     for (const std::uint32_t index : unseen) {
         const auto found = lent.find(items_[index].key);
         if (found == lent.end()) continue;
         const auto copied = memory.copy_pinned(items_[index], found->second, verify_, shards().sealer());
         if (copied) (void)copied_out(index, *copied);
+        if (copied && copied->outcome == Outcome::Miss) ++broken;
     }
+    return broken;
 }
 
 bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {

@@ -93,7 +93,8 @@ void PutCall::begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items)
     for (const std::uint32_t index : items) keys.push_back(items_[index].key);
     asked_.push_back({shard, std::move(items)});
     const std::uint64_t part = kWanted | (asked_.size() - 1);
-    if (ask(shard, part, wire::Exists{shards()[shard].namespace_id(), keys})) hash_ahead(asked_.back().items);
+    const bool asked = ask(shard, part, wire::Exists{shards()[shard].namespace_id(), keys});
+    if (asked && !shards()[shard].ordered()) hash_ahead(asked_.back().items);
 }
 
 // While the pool looks: most likely it wants them. Not more than its answer takes to come.
@@ -172,17 +173,21 @@ bool PutCall::holds_back(Chunk& chunk) {
     return true;
 }
 
-wire::PutItem PutCall::describe(std::uint32_t index) {
+wire::PutItem PutCall::describe_unsummed(std::uint32_t index) const {
     const PutItem& item = items_[index];
-    auto& [length, checksum] = measured_[index];
-    if (!checksum) checksum = checksum_of(item.from);
-    return {.checksum = *checksum,
+    return {.checksum = measured_[index].checksum.value_or(0),
             .group = item.group,
-            .length = static_cast<std::uint32_t>(length),
+            .length = static_cast<std::uint32_t>(measured_[index].length),
             .position = item.position,
             .cost_us = item.cost_us,
             .digest = item.key,
             .parent = item.parent};
+}
+
+wire::PutItem PutCall::describe(std::uint32_t index) {
+    auto& checksum = measured_[index].checksum;
+    if (!checksum) checksum = checksum_of(items_[index].from);
+    return describe_unsummed(index);
 }
 
 // The pool reads our memory: one copy, by its hand. Only for blocks that lie in one piece.
@@ -216,7 +221,7 @@ bool PutCall::open_window(Chunk& chunk, Bytes memory) {
 
 bool PutCall::ask_pull(std::uint64_t part, std::span<const wire::PutItem> items) {
     const Chunk& chunk = chunks_[part];
-    wire::Put put{shards()[chunk.shard].namespace_id(), items, {}};
+    wire::Put put{shards()[chunk.shard].namespace_id(), items, {}, false};
     put.window.push_back({.bytes = chunk.window->bytes().size(),
                           .token = chunk.window->token().value,
                           .descriptor = chunk.window->descriptor().bytes});
@@ -251,7 +256,8 @@ bool PutCall::send_sealed(std::uint64_t part, bool pulled) {
     }
     if (pulled) return ask_pull(part, items);
     const Bytes payload = all;
-    return ask(chunk.shard, part, wire::Put{shards()[chunk.shard].namespace_id(), items, {}}, {&payload, 1});
+    return ask(chunk.shard, part, wire::Put{shards()[chunk.shard].namespace_id(), items, {}, false},
+               {&payload, 1});
 }
 
 // The pool reads none of it any more.
@@ -265,11 +271,43 @@ bool PutCall::send_payload(std::uint64_t part) {
     std::vector<wire::PutItem> items;
     std::vector<Bytes> payload;
     const Chunk& chunk = chunks_[part];
+    std::uint64_t unsummed = 0;
+    for (const std::uint32_t index : chunk.items)
+        unsummed += measured_[index].checksum ? 0 : measured_[index].length;
+    const bool follow = unsummed >= kSumsFollowBytes && shards()[chunk.shard].ordered();
     for (const std::uint32_t index : chunk.items) {
-        items.push_back(describe(index));
+        items.push_back(follow ? describe_unsummed(index) : describe(index));
         payload.insert(payload.end(), items_[index].from.begin(), items_[index].from.end());
     }
-    return ask(chunk.shard, part, wire::Put{shards()[chunk.shard].namespace_id(), items, {}}, payload);
+    const std::uint32_t id = shards()[chunk.shard].namespace_id();
+    const auto asked = ask_numbered(chunk.shard, part, wire::Put{id, items, {}, follow}, payload);
+    if (asked && follow) send_sums(part, *asked);
+    return asked.has_value();
+}
+
+// The payload is on its way: between two slices more of it goes out, so that the pool has something to do.
+void PutCall::send_sums(std::uint64_t part, std::uint64_t request_id) {
+    const Chunk& chunk = chunks_[part];
+    Session& session = shards()[chunk.shard];
+    std::vector<std::uint64_t> sums;
+    model::ChecksumStream stream;
+    for (const std::uint32_t index : chunk.items) {
+        auto& checksum = measured_[index].checksum;
+        if (!checksum) {
+            stream.reset();
+            for (Bytes piece : items_[index].from) {
+                while (!piece.empty()) {
+                    const Bytes slice = piece.first(std::min<std::size_t>(piece.size(), kSumSliceBytes));
+                    piece = piece.subspan(slice.size());
+                    stream.update(slice);
+                    session.push();
+                }
+            }
+            checksum = stream.digest();
+        }
+        sums.push_back(*checksum);
+    }
+    session.tell_sums(request_id, sums);
 }
 
 void PutCall::stored(std::uint32_t index, wire::Outcome outcome) {

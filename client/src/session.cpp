@@ -396,6 +396,20 @@ void Session::tell(wire::Body body) {
     if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
 }
 
+// Not to be dropped: behind a put that announces them the pool takes nothing else.
+void Session::tell_sums(std::uint64_t request_id, std::span<const std::uint64_t> checksums) {
+    if (state_ != State::Ready || failure_) return;
+    const Bytes head = encoder_.encode(
+        {.request_id = request_id, .epoch = book_->view.epoch, .body = wire::Sums{checksums}});
+    if (!unsent_.empty() || !post(request_id, head, {}))
+        unsent_.push_back({request_id, {head.begin(), head.end()}, {}, true});
+}
+
+// An error shows at the next progress().
+void Session::push() noexcept {
+    if (state_ == State::Ready && lane_ != nullptr) (void)lane_->post({});
+}
+
 bool Session::post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload) {
     const transport::Op op{.kind = transport::OpKind::Send,
                            .signal = !payload.empty(),
@@ -435,7 +449,12 @@ bool Session::forget_requests(Asker& asker) {
             known = true;
             const std::uint64_t id = request->first;
             if (landing_ == id) lane_->discard_landing();
-            std::erase_if(unsent_, [&](const Unsent& unsent) { return unsent.request_id == id; });
+            // What was announced still has to come, unless the announcement goes too.
+            const bool whole = std::ranges::any_of(
+                unsent_, [&](const Unsent& unsent) { return unsent.request_id == id && !unsent.sums; });
+            std::erase_if(unsent_, [&](const Unsent& unsent) {
+                return unsent.request_id == id && (whole || !unsent.sums);
+            });
             sending = sending || sending_.contains(id);
             requests_.erase(request);
         }

@@ -84,6 +84,10 @@ public:
     /// Sends a request; its answer comes to `asker`. Errors: PeerDown when not ready, Again.
     [[nodiscard]] Result<std::uint64_t> ask(Asker& asker, std::uint64_t part, wire::Body body,
                                             std::span<const Bytes> payload = {});
+    /// Sends the checksums of a put that ask() has just been given, and nothing in between.
+    void tell_sums(std::uint64_t request_id, std::span<const std::uint64_t> checksums);
+    /// Sends on what is on its way, and does nothing else: for who is busy in the middle of a call.
+    void push() noexcept;
     /// Sends a message whose answer nobody waits for; above kUnsentMax it is dropped.
     void tell(wire::Body body);
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
@@ -104,6 +108,8 @@ public:
     /// Reads blocks without the pool's help, where it can.
     [[nodiscard]] Reader& reader() noexcept { return reader_; }
     [[nodiscard]] bool can_pull() const noexcept { return can_pull_; }
+    /// Messages arrive in the order in which they were sent.
+    [[nodiscard]] bool ordered() const noexcept { return lane_ != nullptr && lane_->caps().ordered; }
     void cannot_pull() noexcept { can_pull_ = false; }
     /// Puts whose bytes the pool reads now, or will; whoever puts keeps them below kPullsMax.
     [[nodiscard]] std::size_t pulls() const noexcept { return pulls_; }
@@ -133,6 +139,7 @@ private:
         std::uint64_t request_id;
         std::vector<std::byte> head;
         std::vector<Bytes> payload;
+        bool sums = false;  ///< of a put that stands before it, or is on its way
     };
     struct Import {
         enum class Role : std::uint8_t { Index, Control, Data } role;

@@ -112,7 +112,8 @@ Server::Served ServerImpl::serve(PeerId peer_id, Nanos waited) {
     if (peer->leaving) return {.alive = true, .moves_to = peer->leaving->hello.shard};
     const bool reads = peer->outbox.empty() && peer->puts.size() < kPutsPerPeerMax;
     const bool pulls = peer->pulled_in_turn >= kPullBytesPerServe && !peer->puts.empty();
-    const bool stores = peer->stores || peer->landing != nullptr || !peer->puts.empty();
+    const bool stores =
+        peer->stores || peer->landing != nullptr || peer->unsummed != nullptr || !peer->puts.empty();
     return {.alive = true,
             .busy = (busy && reads) || pulls,
             .reads = reads,
@@ -151,6 +152,7 @@ void ServerImpl::drop(PeerId peer_id) {
     // No operation of the lane touches memory any more once it is quiet; ours end in this thread.
     (void)peer->lane->quiesce(kSendDeadline);
     if (peer->landing) abort_put(*peer->landing);
+    if (peer->unsummed) abort_put(*peer->unsummed);
     for (auto& put : peer->puts) abort_put(*put);
     for (const auto& outgoing : peer->outbox) release(outgoing.held);
     for (const auto& sent : peer->sending) release(sent.held);
@@ -291,6 +293,7 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
     if (payload_bytes == 0) return;
     const auto message = decoder_.decode(head);
     if (!message || !std::holds_alternative<wire::Put>(message->body)) return;
+    if (const auto put = std::move(peer.unsummed)) refuse_unsummed(peer, *put);
     learn(peer, message->epoch);
     const auto& ask = std::get<wire::Put>(message->body);
     waited(peer, ask.namespace_id, true);
@@ -299,6 +302,7 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
     if (!ask.window.empty() || expected != payload_bytes) return;
     peer.landing = begin_put(peer, message->request_id, ask);
     if (peer.landing == nullptr) return;
+    peer.landing->sums_follow = ask.sums_follow;
     auto item = peer.landing->items.begin();
     std::uint64_t begins = 0;
     for (std::size_t index = 0; index < ask.items.size(); ++index) {
@@ -313,8 +317,12 @@ void ServerImpl::place(Peer& peer, Bytes head, std::uint64_t payload_bytes, std:
 void ServerImpl::message(Peer& peer, Bytes head) {
     if (peer.landing != nullptr) {
         ++counts_.messages[wire::Body(wire::Put{}).index()];
-        const auto put = std::move(peer.landing);
-        finish_put(peer, *put);
+        auto put = std::move(peer.landing);
+        if (put->sums_follow) {
+            peer.unsummed = std::move(put);
+        } else {
+            finish_put(peer, *put);
+        }
         return;
     }
     const auto message = decoder_.decode(head);
@@ -328,6 +336,10 @@ void ServerImpl::message(Peer& peer, Bytes head) {
         return;
     }
     ++counts_.messages[message->body.index()];
+    if (peer.unsummed != nullptr && !std::holds_alternative<wire::Sums>(message->body)) {
+        const auto put = std::move(peer.unsummed);
+        refuse_unsummed(peer, *put);
+    }
     if (peer.leaving) {
         ++counts_.peers_broken;
         peer.broken = true;

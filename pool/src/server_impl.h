@@ -78,6 +78,7 @@ struct IncomingPut {
 
     std::uint64_t request_id = 0;
     std::uint64_t cookie = 0;  ///< of its import and its reads
+    bool sums_follow = false;
     DomainStore* store = nullptr;
     std::vector<wire::Outcome> outcomes;
     std::vector<Item> items;
@@ -141,6 +142,7 @@ struct Peer final : transport::Receiver {
     std::shared_ptr<ProcessWatch::Handle> process;
     std::map<DomainStore*, PinBoard::PageId> pages;
     std::unique_ptr<IncomingPut> landing;            ///< between place() and message()
+    std::unique_ptr<IncomingPut> unsummed;           ///< has landed; the next message should be its Sums
     std::vector<std::unique_ptr<IncomingPut>> puts;  ///< pulled ones
     std::deque<Outgoing> outbox;
     std::deque<Sending> sending;  ///< a lane sends in order, so the next to end is in front
@@ -220,6 +222,8 @@ private:
     void handle(Peer& peer, std::uint64_t id, const wire::Attach& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Match& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Release& ask);
+    void handle(Peer& peer, std::uint64_t id, const wire::Sums& ask);
+    void refuse_unsummed(Peer& peer, IncomingPut& put);
     void handle(Peer&, std::uint64_t, const wire::BrokenSeals& ask) { counts_.broken_seals += ask.blocks; }
     void handle(Peer& peer, std::uint64_t id, const wire::Exists& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Get& ask);

@@ -179,6 +179,23 @@ void ServerImpl::advance_puts(Peer& peer) {
     }
 }
 
+void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Sums& ask) {
+    if (peer.unsummed == nullptr) return;  // of a put that was refused, and answered
+    const auto put = std::move(peer.unsummed);
+    if (id != put->request_id || ask.checksums.size() != put->outcomes.size())
+        return refuse_unsummed(peer, *put);
+    for (auto& item : put->items) item.checksum = ask.checksums[item.index];
+    finish_put(peer, *put);
+}
+
+// Something else came in the place of its sums: nobody can say whether its bytes are right.
+void ServerImpl::refuse_unsummed(Peer& peer, IncomingPut& put) {
+    for (const auto& item : put.items) put.outcomes[item.index] = Outcome::Refused;
+    counts_.put_refused += put.items.size();
+    abort_put(put);
+    send(peer, put.request_id, wire::Outcomes{.outcomes = put.outcomes});
+}
+
 void ServerImpl::abort_put(IncomingPut& put) {
     for (const auto& item : put.items) put.store->abort(item.extent);
     put.items.clear();

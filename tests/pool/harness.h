@@ -90,6 +90,10 @@ public:
         send(head, gather);
         return id;
     }
+    /// Sends something more about a request.
+    void add(std::uint64_t id, wire::Body body) {
+        send(encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)}));
+    }
     void send(Bytes head, std::span<const Bytes> gather = {}) {
         const transport::Op op{.gather = gather, .head = head, .cookie = next_id_ << 32};
         const auto posted = lane->post({&op, 1});

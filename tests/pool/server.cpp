@@ -264,6 +264,88 @@ TEST_CASE("a payload of another length than the put names is refused, and the la
     });
 }
 
+namespace {
+
+/// A put whose sums come behind it.
+std::uint64_t ask_unsummed(Client& client, Batch& batch) {
+    auto ask = batch.put();
+    std::vector<wire::PutItem> items = batch.items;
+    for (auto& item : items) item.checksum = 0;
+    ask.items = items;
+    ask.sums_follow = true;
+    return client.ask(std::move(ask), batch.gather());
+}
+std::vector<std::uint64_t> sums_of(const Batch& batch) {
+    std::vector<std::uint64_t> sums;
+    for (const auto& item : batch.items) sums.push_back(item.checksum);
+    return sums;
+}
+
+}  // namespace
+
+TEST_CASE("sums that follow a put's payloads judge them, each block by its own") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        REQUIRE(put(pool, client, blocks(3, 1, 4000)) == AllOk{Outcome::Ok});
+        Batch batch = blocks(1, 4, 200'000);
+        batch.items[2].length = 4000;  // present: its bytes are dropped, its sum with them
+        batch.bytes[2].resize(4000);
+        auto sums = sums_of(batch);
+        sums[1] ^= 1;
+        const auto id = ask_unsummed(client, batch);
+        REQUIRE(pool.until([&] { return pool.stat("messages_Put") == 2; }));
+        CHECK(pool.stat("blocks") == 1);  // nothing counts before its sum is there
+        CHECK(client.answers.count(id) == 0);
+        client.add(id, wire::Sums{sums});
+        CHECK(pool.outcomes(client, id) ==
+              AllOk{Outcome::Ok, Outcome::Refused, Outcome::Present, Outcome::Ok});
+        CHECK(pool.stat("put_changed") == 1);
+        const auto got = ask_get(client, digests_of(1, 1), 200'000, true);
+        REQUIRE(pool.outcomes(client, got) == AllOk{Outcome::Ok});
+        CHECK(same(pool.answer(client, got).payload, batch.bytes[0]));
+    });
+}
+
+TEST_CASE("a put whose sums do not come, or are not its own, is refused, and the lane lives") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        Batch batch = blocks(1, 3, 50'000);
+        const auto sums = sums_of(batch);
+        const AllOk refused(3, Outcome::Refused);
+
+        const auto overtaken = ask_unsummed(client, batch);
+        const auto stats = client.ask(wire::StatsRequest{});
+        CHECK(pool.outcomes(client, overtaken) == refused);
+        (void)pool.expect<wire::Stats>(client, stats);
+        client.add(overtaken, wire::Sums{sums});  // too late: of nothing
+
+        const auto by_a_put = ask_unsummed(client, batch);
+        const Batch small = blocks(7, 1, 100);
+        const auto next = client.ask(small.put(), small.gather());
+        CHECK(pool.outcomes(client, by_a_put) == refused);
+        CHECK(pool.outcomes(client, next) == AllOk{Outcome::Ok});
+
+        const auto other = ask_unsummed(client, batch);
+        client.add(other + 1000, wire::Sums{sums});
+        CHECK(pool.outcomes(client, other) == refused);
+        const auto few = ask_unsummed(client, batch);
+        client.add(few, wire::Sums{std::span(sums).first(2)});
+        CHECK(pool.outcomes(client, few) == refused);
+        CHECK(pool.stat("writing_bytes") == 0);
+        CHECK(pool.stat("blocks") == 1);
+
+        const auto dies = ask_unsummed(client, batch);
+        (void)dies;
+        REQUIRE(pool.until([&] { return pool.stat("writing_bytes") > 0 && pool.stat("messages_Put") == 6; }));
+        client.leave();
+        REQUIRE(pool.until([&] { return pool.peers.empty(); }));
+        CHECK(pool.stat("writing_bytes") == 0);
+        CHECK(put(pool, pool.join(), batch) == AllOk(3, Outcome::Ok));
+    });
+}
+
 TEST_CASE("a client that dies in the middle of a put's payload leaves no trace") {
     on_both([](Over over) {
         TestPool pool(over, {.capacity_bytes = 64 * MiB});

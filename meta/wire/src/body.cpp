@@ -44,5 +44,6 @@ template Body::Body(ChangeNamespace);
 template Body::Body(Namespaces);
 template Body::Body(ChangeMember);
 template Body::Body(BrokenSeals);
+template Body::Body(Sums);
 
 }  // namespace cmpool::wire

@@ -126,6 +126,7 @@ Matched take(const fb::Matched& m, Checks& check) {
     return matched;
 }
 BrokenSeals take(const fb::BrokenSeals& m, Checks&) { return {m.blocks()}; }
+Sums take(const fb::Sums& m, Checks& check) { return {check.list(m.checksums(), model::kBatchMax)}; }
 Release take(const fb::Release& m, Checks& check) { return {check.list(m.lease_ids(), model::kBatchMax)}; }
 Exists take(const fb::Exists& m, Checks& check) { return {m.namespace_id(), check.digests(m.digests())}; }
 Get take(const fb::Get& m, Checks& check) {
@@ -155,7 +156,8 @@ Outcomes take(const fb::Outcomes& m, Checks& check) {
     return out;
 }
 Put take(const fb::Put& m, Checks& check) {
-    Put put{m.namespace_id(), check.list<fb::PutItem, PutItem>(m.items(), model::kBatchMax), {}};
+    Put put{
+        m.namespace_id(), check.list<fb::PutItem, PutItem>(m.items(), model::kBatchMax), {}, m.sums_follow()};
     if (m.window() != nullptr) put.window.push_back(check.grant(m.window()));
     return put;
 }
@@ -327,6 +329,8 @@ Body body_of(const fb::Message& message, Checks& check) {
             return take(*message.body_as_ChangeMember(), check);
         case fb::Body::BrokenSeals:
             return take(*message.body_as_BrokenSeals(), check);
+        case fb::Body::Sums:
+            return take(*message.body_as_Sums(), check);
         case fb::Body::NONE:
             break;
     }

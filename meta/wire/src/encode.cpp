@@ -81,6 +81,9 @@ Encoded put(Builder& b, const Matched& m) {
     const auto places = m.places.empty() ? 0 : structs<fb::Place>(b, m.places);
     return done(fb::Body::Matched, fb::CreateMatched(b, m.blocks, m.lease_id, m.lease_ms, places));
 }
+Encoded put(Builder& b, const Sums& m) {
+    return done(fb::Body::Sums, fb::CreateSums(b, b.CreateVector(m.checksums.data(), m.checksums.size())));
+}
 Encoded put(Builder& b, const BrokenSeals& m) {
     return done(fb::Body::BrokenSeals, fb::CreateBrokenSeals(b, m.blocks));
 }
@@ -110,7 +113,7 @@ Encoded put(Builder& b, const Outcomes& m) {
 Encoded put(Builder& b, const Put& m) {
     const auto items = structs<fb::PutItem>(b, m.items);
     const auto window = m.window.empty() ? 0 : grant(b, m.window.front());
-    return done(fb::Body::Put, fb::CreatePut(b, m.namespace_id, items, window));
+    return done(fb::Body::Put, fb::CreatePut(b, m.namespace_id, items, window, m.sums_follow));
 }
 Encoded put(Builder& b, const StatsRequest&) {
     return done(fb::Body::StatsRequest, fb::CreateStatsRequest(b));
@@ -259,7 +262,8 @@ std::string_view name_of(const Body& body) noexcept {
                                                   "ChangeNamespace",
                                                   "Namespaces",
                                                   "ChangeMember",
-                                                  "BrokenSeals"};
+                                                  "BrokenSeals",
+                                                  "Sums"};
     static_assert(std::size(kNames) == kBodies);
     return kNames[body.index()];
 }

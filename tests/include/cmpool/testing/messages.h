@@ -45,7 +45,7 @@ public:
         add(wire::Get{3, digests_, rooms_, true, ranges_});
         add(wire::Remove{3, digests_});
         add(wire::Outcomes{outcomes_, rooms_, checksums_});
-        add(wire::Put{3, items_, {grant(5)}});
+        add(wire::Put{3, items_, {grant(5)}, true});
         add(wire::StatsRequest{});
         add(wire::Stats{{{"hits", 1}, {"misses", 2}}});
         add(wire::List{3, 17, 100});
@@ -64,6 +64,7 @@ public:
         add(wire::Namespaces{{{3, "m", "1", "dtype=bf16", 2, {1ULL << 40, 7, 3600}}}});
         add(wire::ChangeMember{"node-1", "cluster key", 4, model::MemberState::Draining, true});
         add(wire::BrokenSeals{9});
+        add(wire::Sums{checksums_});
     }
     SampleMessages(const SampleMessages&) = delete;
     SampleMessages& operator=(const SampleMessages&) = delete;

@@ -152,6 +152,10 @@ struct Put {
     std::uint32_t namespace_id = 0;
     std::span<const PutItem> items;
     std::vector<Grant> window;  ///< none or one
+    bool sums_follow = false;   ///< only with payloads behind it
+};
+struct Sums {
+    std::span<const std::uint64_t> checksums;
 };
 struct StatsRequest {};
 struct Stat {
@@ -253,7 +257,7 @@ struct BrokenSeals {
 using AnyBody = std::variant<Hello, Welcome, OpenNamespace, NamespaceOpened, Attach, Attached, Match, Matched,
                              Release, Exists, Get, Remove, Outcomes, Put, StatsRequest, Stats, List, Listed,
                              Failed, Members, ViewRequest, Join, Renew, Leave, Lease, Resolve, Resolved,
-                             ListNamespaces, ChangeNamespace, Namespaces, ChangeMember, BrokenSeals>;
+                             ListNamespaces, ChangeNamespace, Namespaces, ChangeMember, BrokenSeals, Sums>;
 
 /// How many messages there are.
 inline constexpr std::size_t kBodies = std::variant_size_v<AnyBody>;
