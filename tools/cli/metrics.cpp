@@ -12,7 +12,7 @@ namespace cmpool::cli {
 namespace {
 
 Result<int> metrics(const Common& common, const std::string& listen) {
-    const auto uri = common.uri();
+    const auto uri = common.plain_uri();
     if (!uri) return fail(uri.error());
     const auto pool = open_pool(*uri, tool_namespace({}));
     if (!pool) return fail(pool.error());
