@@ -110,6 +110,7 @@ GroupId DomainStore::new_group(std::uint32_t room, GroupId warmer) {
     if (free_groups_.empty()) {
         groups_.emplace_back();
         settled_.push_back(true);
+        was_settled_.push_back(false);
         free_groups_.push_back(static_cast<GroupId>(groups_.size() - 1));
     }
     const GroupId group = free_groups_.back();
@@ -193,20 +194,34 @@ void DomainStore::apply_touches() {
 // ---- groups for others ----
 
 void DomainStore::set_settled(GroupId group, bool settled) {
+    was_settled_[group] = false;
     if (settled_[group] == settled) return;
     settled_[group] = settled;
     settled ? --unsettled_ : ++unsettled_;
 }
 
-void DomainStore::unsettle_all() {
+void DomainStore::unsettle_all(bool keep) {
+    was_settled_.assign(groups_.size(), false);
+    if (keep) was_settled_ = settled_;
     unsettled_ = groups_.size() - free_groups_.size();
     settled_.assign(groups_.size(), false);
-    for (const GroupId group : free_groups_) settled_[group] = true;
+    for (const GroupId group : free_groups_) {
+        settled_[group] = true;
+        was_settled_[group] = false;
+    }
+}
+
+void DomainStore::unsettle(std::uint32_t namespace_id) {
+    for (GroupId group = 0; group < groups_.size(); ++group) {
+        if (groups_[group].warmest != kNoExtent && namespace_of(group) == namespace_id)
+            set_settled(group, false);
+    }
 }
 
 void DomainStore::settle_all() {
     unsettled_ = 0;
     settled_.assign(groups_.size(), true);
+    was_settled_.assign(groups_.size(), false);
 }
 
 std::uint64_t DomainStore::group_key(GroupId group) const noexcept {

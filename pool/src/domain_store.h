@@ -141,8 +141,13 @@ public:
 
     // ---- groups, for whoever sees to it that they lie where they belong. One is settled until
     // somebody says that it may not be, or puts into it what is not ----
-    void unsettle_all();
+    /// `keep`: was_settled() says what they were, until they are settled again.
+    void unsettle_all(bool keep);
+    void unsettle(std::uint32_t namespace_id);
     void settle_all();
+    /// Whether it was settled before unsettle_all(), and nothing has been put into it since that makes it
+    /// doubtful.
+    [[nodiscard]] bool was_settled(GroupId group) const { return was_settled_[group]; }
     /// If it is still the group with this key.
     void settle(GroupId group, std::uint64_t key);
     [[nodiscard]] std::uint64_t unsettled() const noexcept { return unsettled_; }
@@ -253,6 +258,7 @@ private:
     /// Of groups whose only block would not say: most have one, whose digest is the key.
     std::unordered_map<GroupId, std::uint64_t> keys_;
     std::vector<bool> settled_;  ///< by group; of nobody's too
+    std::vector<bool> was_settled_;
     std::uint64_t unsettled_ = 0;
     std::vector<Room> rooms_;
     std::shared_ptr<Lru::AllLinks> room_links_ = std::make_shared<Lru::AllLinks>();  ///< of all rooms' orders

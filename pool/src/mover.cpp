@@ -16,14 +16,29 @@ Mover::~Mover() {
 }
 
 void Mover::know(const model::NamespaceRecord& space, DomainStore& store) {
+    set_replicas(space.namespace_id, space.replicas);
     spaces_.insert_or_assign(space.namespace_id, space);
     const bool known =
         std::any_of(walks_.begin(), walks_.end(), [&](const Walked& each) { return each.store == &store; });
     if (!known) walks_.push_back({&store, {}});
 }
 
+void Mover::set_replicas(std::uint32_t namespace_id, std::uint32_t replicas) {
+    const auto space = spaces_.find(namespace_id);
+    if (space == spaces_.end() || space->second.replicas == replicas) return;
+    space->second.replicas = replicas;
+    for (const auto& task : tasks_) task->outdated |= task->namespace_id == namespace_id;
+    if (!looks_after_) return;
+    for (auto& [store, walk] : walks_) {
+        walk = {};
+        store->unsettle(namespace_id);
+    }
+}
+
 void Mover::set_view(std::shared_ptr<const model::View> view) {
-    view_ = std::move(view);
+    auto before = std::exchange(view_, std::move(view));
+    before_ = looks_after_ ? std::move(before) : nullptr;
+    for (auto& placement : placements_before_) placement.reset();
     // What has been asked by the old view ends, and is then forgotten.
     for (const auto& task : tasks_) task->outdated = true;
     const auto self = std::find_if(view_->members.begin(), view_->members.end(),
@@ -37,10 +52,11 @@ void Mover::set_view(std::shared_ptr<const model::View> view) {
     for (auto& placement : placements_) {
         if (placement) placement->follow(*view_);
     }
+    looks_after_ = there && others && !rests_;
     for (auto& [store, walk] : walks_) {
         walk = {};
-        if (there && others && !rests_) {
-            store->unsettle_all();
+        if (looks_after_) {
+            store->unsettle_all(before_ != nullptr && !drains_);
         } else {
             store->settle_all();
         }
@@ -66,7 +82,9 @@ std::uint64_t Mover::holds() const noexcept {
 void Mover::step(Instant now) {
     allowance_.refill(now);
     if (pending() == 0 && tasks_.empty()) {
-        for (auto& placement : placements_) placement.reset();
+        for (auto* placements : {&placements_, &placements_before_}) {
+            for (auto& placement : *placements) placement.reset();
+        }
         return;
     }
     std::erase_if(tasks_, [&](const auto& task) { return advance(*task); });
@@ -106,13 +124,25 @@ void Mover::take_up() {
     }
 }
 
-model::Placement& Mover::placement(std::uint32_t replicas) {
-    auto& placement = placements_[replicas - 1];
+model::Placement& Mover::placement(Placements& placements, const model::View& view, std::uint32_t replicas) {
+    auto& placement = placements[replicas - 1];
     if (placement == nullptr) {
         placement = std::make_unique<model::Placement>(replicas);
-        placement->follow(*view_);
+        placement->follow(view);
     }
     return *placement;
+}
+
+bool Mover::same_owners(std::uint64_t key, std::uint32_t replicas) {
+    auto& now = placement(placements_, *view_, replicas);
+    auto& then = placement(placements_before_, *before_, replicas);
+    const auto same = [&](model::Placement::Seat one, model::Placement::Seat other) {
+        if (one == model::Placement::kNobody || other == model::Placement::kNobody) return one == other;
+        const auto& before = then.member(one);
+        const auto& after = now.member(other);
+        return before.node_id == after.node_id && before.incarnation == after.incarnation;
+    };
+    return std::ranges::equal(then.owners(key), now.owners(key), same);
 }
 
 // None where the group lies as it should without anybody being asked.
@@ -123,7 +153,10 @@ std::optional<Mover::Task> Mover::look_at(DomainStore& store, GroupId group) {
               .namespace_id = store.namespace_of(group)};
     const auto space = spaces_.find(task.namespace_id);
     if (space == spaces_.end()) return std::nullopt;
-    auto& places = placement(std::clamp(space->second.replicas, 1U, model::kReplicasMax));
+    const auto replicas = std::clamp(space->second.replicas, 1U, model::kReplicasMax);
+    if (before_ != nullptr && store.was_settled(group) && same_owners(task.key, replicas))
+        return std::nullopt;
+    auto& places = placement(placements_, *view_, replicas);
     std::uint32_t rank = 0;
     std::optional<std::uint32_t> own;
     for (const auto seat : places.owners(task.key)) {

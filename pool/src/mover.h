@@ -55,7 +55,8 @@ public:
 /// Brings blocks to members that should hold them and do not: after each new view it walks over all groups
 /// that lie here, the warmest first, asks their owners what they have, and sends what is missing there, at a
 /// bounded rate. Of those that hold a block the best-placed owner sends it; who owns it no more sends what
-/// no owner has; and who drains sends all that he has, since he is about to go.
+/// no owner has; and who drains sends all that he has, since he is about to go. Groups that lay as they
+/// should and keep their owners are nobody's question.
 ///
 ///   Lifetime  links and stores outlive it
 ///   Threads   one
@@ -83,6 +84,8 @@ public:
 
     /// Blocks of this namespace may lie in this store.
     void know(const model::NamespaceRecord& space, DomainStore& store);
+    /// So many copies are wanted from now on.
+    void set_replicas(std::uint32_t namespace_id, std::uint32_t replicas);
     void set_view(std::shared_ptr<const model::View> view);
 
     /// Goes on; to be called at each tick, and when something has come from another member.
@@ -132,7 +135,11 @@ private:
 
     void take_up();
     [[nodiscard]] std::optional<Task> look_at(DomainStore& store, GroupId group);
-    [[nodiscard]] model::Placement& placement(std::uint32_t replicas);
+    using Placements = std::array<std::unique_ptr<model::Placement>, model::kReplicasMax>;
+    [[nodiscard]] static model::Placement& placement(Placements& placements, const model::View& view,
+                                                     std::uint32_t replicas);
+    /// Whether the owners of a group are the ones that had it before the last view, in the same runs.
+    [[nodiscard]] bool same_owners(std::uint64_t key, std::uint32_t replicas);
     /// True when nothing more will come of it.
     [[nodiscard]] bool advance(Task& task);
     void advance(Task& task, Target& target);
@@ -149,7 +156,11 @@ private:
     MoverLinks& links_;
     std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
     bool drains_ = false;
-    std::array<std::unique_ptr<model::Placement>, model::kReplicasMax> placements_;  ///< while there is work
+    Placements placements_;  ///< while there is work
+    /// The view before this one, if all that was settled by it was looked after.
+    std::shared_ptr<const model::View> before_;
+    Placements placements_before_;
+    bool looks_after_ = false;
     std::unordered_map<std::uint32_t, model::NamespaceRecord> spaces_;
     std::vector<Walked> walks_;  ///< a store each
     std::vector<std::unique_ptr<Task>> tasks_;

@@ -242,6 +242,7 @@ void ServerImpl::set_view(std::shared_ptr<const model::View> view) {
 
 void ServerImpl::namespace_changed(const wire::NamespaceInfo& info) {
     if (Space* space = memory_->quotas().find(info.namespace_id)) memory_->quotas().set(*space, info.quota);
+    mover_.set_replicas(info.namespace_id, info.replicas);
     for (const auto& [node_id, lane] : joined_) {
         if (Peer* peer = find(lane.first)) send(*peer, 0, wire::Namespaces{{info}});
     }

@@ -116,7 +116,7 @@ struct Scene {
         for (const auto node : nodes) {
             view->members.push_back(
                 {.node_id = node,
-                 .incarnation = 1,
+                 .incarnation = incarnations.contains(node) ? incarnations[node] : 1,
                  .name = std::to_string(node),
                  .address = std::to_string(node),
                  .host = std::to_string(node),
@@ -153,6 +153,7 @@ struct Scene {
     model::Placement places{2};
     std::uint64_t epoch = 0;
     std::vector<std::uint64_t> numbers;
+    std::map<std::uint64_t, std::uint64_t> incarnations;
 };
 
 TEST_CASE("each owner is sent what it lacks, parents first, and nothing else") {
@@ -346,6 +347,101 @@ TEST_CASE("chains that part inside a group keep their parents") {
     for (std::uint64_t brother = 0; brother < 20; ++brother)
         CHECK(parents.at(digest_of(300 + brother)) == digest_of(200 + brother));
     CHECK(scene.members.held[2].size() == 42);
+}
+
+TEST_CASE("a view change asks only about groups whose owners change") {
+    Scene scene;
+    constexpr std::uint32_t kBlocks = 200;
+    scene.put_chain(1000, kBlocks);
+    scene.set_view({1, 2, 3, 4, 5});
+    scene.run();
+    REQUIRE(scene.mover.idle());
+    const auto owners = [&] {
+        std::vector<std::vector<std::uint64_t>> all;
+        for (std::uint32_t at = 0; at < kBlocks; ++at)
+            if (model::group_start(at, kGroupBlocks) == at) all.push_back(scene.owners(1000 + at, at, 1000));
+        return all;
+    };
+    const auto others_of = [](const std::vector<std::uint64_t>& group) {
+        return static_cast<std::uint64_t>(std::ranges::count_if(group, [](auto node) { return node != 1; }));
+    };
+    const auto before = owners();
+    scene.members.questions = 0;
+    scene.set_view({1, 2, 3, 4, 5, 6});
+    scene.run();
+    REQUIRE(scene.mover.idle());
+    const auto after = owners();
+    std::uint64_t changed = 0, expected = 0;
+    for (std::size_t group = 0; group < after.size(); ++group) {
+        if (before[group] == after[group]) continue;
+        ++changed;
+        expected += others_of(after[group]);
+    }
+    CHECK(changed > 0);
+    CHECK(changed < after.size() / 2);
+    CHECK(scene.members.questions == expected);
+    // What we are the best-placed owner of is ours to send.
+    std::uint64_t sent = 0;
+    for (std::uint32_t at = 0; at < kBlocks; ++at) {
+        const auto now = scene.owners(1000 + at, at, 1000);
+        if (now[0] != 1) continue;
+        CHECK(scene.members.held[now[1]].contains(digest_of(1000 + at)));
+        sent += now[1] == 6 ? 1 : 0;
+    }
+    CHECK(sent > 0);
+}
+
+// Its memory is empty, though its name and its share are what they were.
+TEST_CASE("who comes back in another run is asked about all that it owns") {
+    Scene scene;
+    scene.put_chain(100, 40);
+    scene.set_view({1, 2, 3});
+    scene.run();
+    scene.members.held[2].clear();
+    scene.incarnations[2] = 2;
+    scene.set_view({1, 2, 3});
+    scene.run();
+    CHECK(scene.mover.idle());
+    std::uint64_t brought = 0;
+    for (std::uint32_t at = 0; at < 40; ++at) {
+        const auto owners = scene.owners(100 + at, at, 100);
+        if (owners[0] != 1 || owners[1] != 2) continue;
+        CHECK(scene.members.held[2].contains(digest_of(100 + at)));
+        ++brought;
+    }
+    CHECK(brought > 0);
+}
+
+TEST_CASE("what had not been seen to when a view came is asked about in the next one") {
+    Scene scene;
+    scene.put_chain(100, 40);
+    scene.members.shut = {2, 3};
+    scene.set_view({1, 2, 3});
+    scene.run(5);
+    CHECK(scene.mover.pending() > 0);
+    scene.set_view({1, 2, 3});
+    scene.members.shut.clear();
+    scene.run();
+    CHECK(scene.mover.idle());
+    CHECK(scene.members.held[2].size() + scene.members.held[3].size() > 0);
+    CHECK(scene.members.questions > 0);
+}
+
+TEST_CASE("another number of replicas starts a repair of that namespace, and asks about no other") {
+    Scene scene(1);
+    scene.put_chain(100, 40);
+    scene.set_view({1, 2});
+    scene.run();
+    REQUIRE(scene.mover.idle());
+    const auto had = scene.members.held[2].size();
+    CHECK(had < 40);
+    scene.mover.set_replicas(kSpace + 1, 2);
+    CHECK(scene.mover.idle());
+    scene.mover.set_replicas(kSpace, 2);
+    CHECK(scene.mover.pending() > 0);
+    scene.run();
+    CHECK(scene.mover.idle());
+    CHECK(scene.members.held[2].size() == 40);
 }
 
 }  // namespace
