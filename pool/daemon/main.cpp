@@ -148,10 +148,18 @@ Result<void> serve(const Options& options) {
         plane = std::move(*opened);
     }
     const std::string address = (*remote)->address();
-    const auto office_config = cluster_config(options, *capacity_bytes, address, entropy);
-    auto office = options.meta.empty()
-                      ? meta::open_head_office(*store, clock, entropy, office_config)
-                      : meta::open_branch(*store, clock, entropy, *tcp, options.meta, office_config);
+    auto office_config = cluster_config(options, *capacity_bytes, address, entropy);
+    office_config.network = tcp.get();
+    std::unique_ptr<meta::SharedStore> shared;
+    auto office = [&]() -> Result<std::unique_ptr<meta::Office>> {
+        if (options.meta.empty()) return meta::open_head_office(*store, clock, entropy, office_config);
+        if (!options.meta.starts_with(meta::kEtcdScheme))
+            return meta::open_branch(*store, clock, entropy, *tcp, options.meta, office_config);
+        auto etcd = meta::parse_etcd(options.meta);
+        if (!etcd) return fail(etcd.error().code, "--meta: {}", etcd.error().detail);
+        shared = meta::open_etcd(std::move(*etcd));
+        return meta::open_peer_office(*store, *shared, clock, entropy, office_config);
+    }();
     if (!office) return fail(office.error());
     const std::uint64_t node_id = (*office)->node_id();
 

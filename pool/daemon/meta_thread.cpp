@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include <cmpool/base/assert.h>
 
@@ -76,15 +77,14 @@ void MetaThread::publish() {
 }
 
 void MetaThread::wait(Instant until) {
-    const auto* lane = office_->lane();
-    pollfd fds[]{{bell_.get(), POLLIN, 0}, {-1, POLLIN, 0}};
-    if (lane != nullptr) {
-        fds[1].fd = lane->event_fd();
-        if (lane->wants_write()) fds[1].events |= POLLOUT;
+    std::vector<pollfd> fds{{bell_.get(), POLLIN, 0}, {office_->event_fd(), POLLIN, 0}};
+    for (const auto* lane : office_->lanes()) {
+        const auto writes = static_cast<short>(lane->wants_write() ? POLLOUT : 0);
+        fds.push_back({lane->event_fd(), static_cast<short>(POLLIN | writes), 0});
     }
     const std::int64_t ns = std::max<std::int64_t>((until - clock_.now()).count(), 0);
     const timespec left{.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
-    ::ppoll(fds, std::size(fds), until == Instant::never() ? nullptr : &left, nullptr);
+    ::ppoll(fds.data(), fds.size(), until == Instant::never() ? nullptr : &left, nullptr);
     eventfd_t rings = 0;
     ::eventfd_read(bell_.get(), &rings);
 }

@@ -49,8 +49,10 @@ void describe(CLI::App& app, Options& options, Written& written) {
     app.add_flag("--no-prefault", written.no_prefault, "Do not touch all memory at the start");
     app.add_option("--listen", options.listen, "HOST:PORT for clients on other hosts; port 0 picks one")
         ->capture_default_str();
-    app.add_option("--meta", options.meta,
-                   "HOST:PORT of the cmpoold whose cluster this one joins; default: it keeps its own");
+    app.add_option(
+        "--meta", options.meta,
+        "HOST:PORT of the cmpoold whose cluster this one joins, or etcd://HOST:PORT[,...][/PREFIX] where "
+        "all nodes keep theirs; default: it keeps its own");
     app.add_option("--advertise", options.advertise,
                    "HOST:PORT where clients and other nodes reach this one; default: that of --listen");
     app.add_option("--host", options.host, "What fails together: replicas lie on different ones")

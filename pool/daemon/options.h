@@ -15,7 +15,7 @@ struct Options {
     std::uint32_t shards = 0;          ///< 0: one for two of the processors that we may use
     bool prefault = true;
     std::string listen = "127.0.0.1:7411";
-    std::string meta;       ///< HOST:PORT of the node that keeps meta; empty: this one
+    std::string meta;       ///< HOST:PORT of the node that keeps meta, or etcd://...; empty: this one
     std::string advertise;  ///< HOST:PORT where others reach us; empty: where we listen
     std::string host;       ///< what fails together
     std::string zone;

@@ -12,11 +12,15 @@ public:
     WatchedStore(std::unique_ptr<meta::Store> store, const Clock& clock, std::atomic<std::uint64_t>& failures)
         : store_(std::move(store)), clock_(clock), failures_(failures) {}
 
-    Result<std::optional<std::string>> get(std::string_view key) override {
-        return seen(store_->get(key), reading_);
+    Result<std::optional<meta::Found>> read(std::string_view key) override {
+        return seen(store_->read(key), reading_);
     }
-    Result<void> apply(std::span<const meta::Entry> batch) override {
-        return seen(store_->apply(batch), writing_);
+    Result<std::uint64_t> write(std::span<const meta::Entry> batch,
+                                std::span<const meta::Guard> guards) override {
+        auto written = store_->write(batch, guards);
+        // A lost race says nothing of the disk.
+        if (!written && written.error().code == Errc::Again) return written;
+        return seen(std::move(written), writing_);
     }
     Result<std::vector<meta::Entry>> scan(std::string_view prefix, std::string_view after,
                                           std::size_t limit) override {

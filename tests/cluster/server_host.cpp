@@ -107,10 +107,19 @@ void ServerHost::start() {
                                              .zone = options_.zone},
                                     .cluster_key = {},
                                     .admin_uid = {},
-                                    .times = options_.times};
-    auto office = options_.meta.empty() ? meta::open_head_office(store_, world_.clock(), entropy_, config)
-                                        : meta::open_branch(store_, world_.clock(), entropy_, *network_,
-                                                            address_of(options_.meta), config);
+                                    .times = options_.times,
+                                    .network = network_.get()};
+    const auto open = [&] {
+        if (options_.shared != nullptr) {
+            shared_ = options_.shared->connect();
+            *controller_ = meta::Controller::share(*shared_, entropy_, controller_->node_id());
+            return meta::open_peer_office(store_, *shared_, world_.clock(), entropy_, config);
+        }
+        if (options_.meta.empty()) return meta::open_head_office(store_, world_.clock(), entropy_, config);
+        return meta::open_branch(store_, world_.clock(), entropy_, *network_, address_of(options_.meta),
+                                 config);
+    };
+    auto office = open();
     REQUIRE(office);
     office_ = std::move(*office);
     told_ = std::make_shared<const model::View>();
@@ -180,7 +189,7 @@ void ServerHost::freeze(bool frozen) {
 
 void ServerHost::wake() {
     if (!running() || frozen_) return;
-    office_->progress();
+    if (!meta_starves_) office_->progress();
     publish();
     for (const auto& listener : listeners_) {
         while (auto lane = listener->accept()) {

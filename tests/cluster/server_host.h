@@ -1,5 +1,7 @@
 #pragma once
 
+#include "sim_store.h"
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,7 +27,8 @@ class SimProcesses;
 
 struct ServerOptions {
     std::string host = kPoolHost;
-    std::string meta;  ///< the host of the node that keeps meta; empty: this one
+    std::string meta;            ///< the host of the node that keeps meta; empty: this one
+    SimStore* shared = nullptr;  ///< where all members keep meta, instead of one of them
     std::string zone;
     meta::LeaseTimes times;
     std::shared_ptr<SimProcesses> processes;  ///< none: its own
@@ -70,6 +73,8 @@ public:
     /// As after SIGTERM.
     void stop();
     void freeze(bool frozen);
+    /// Its thread for meta gets no time from now on, and all others do.
+    void starve_meta(bool starved) noexcept { meta_starves_ = starved; }
     /// From now on it is as if each client had waited so long for its turn.
     void press(Nanos wait) noexcept { wait_ = wait; }
     [[nodiscard]] bool running() const noexcept { return !shards_.empty(); }
@@ -114,6 +119,7 @@ private:
     ServerOptions options_;
     SeededEntropy entropy_;
     meta::MemoryStore store_;
+    std::unique_ptr<meta::SharedStore> shared_;
     std::unique_ptr<meta::Controller> controller_;
     std::unique_ptr<meta::Office> office_;
     std::shared_ptr<const model::View> told_ = std::make_shared<const model::View>();
@@ -125,6 +131,7 @@ private:
     std::vector<Shard> shards_;
     std::uint64_t run_ = 0;
     bool frozen_ = false;
+    bool meta_starves_ = false;
 };
 
 }  // namespace cmpool::testing

@@ -15,10 +15,12 @@ struct Team {
         std::size_t members = 5;
         std::uint32_t replicas = 1;
         ServerOptions server{.capacity_bytes = 4 * MiB};
+        bool share_store = false;  ///< members are equal, and keep meta in a store that they share
         UniverseOptions blocks{.chains = 6, .chain_blocks_max = 40, .block_bytes_max = 4096};
     };
     explicit Team(Options its_options) : options(std::move(its_options)) {
         options.server.processes = std::make_shared<SimProcesses>(false);
+        if (options.share_store) options.server.shared = &store;
         for (std::size_t number = 0; number < options.members; ++number) add();
         space = draw_space(head().controller(), rng, "one", "r1", options.blocks);
         const model::Credential proof{.uid = {}, .tenant_key = space.tenant_key};
@@ -30,7 +32,7 @@ struct Team {
     ServerHost& add() {
         auto server = options.server;
         server.host = fmt::format("node-{}", nodes.size());
-        if (!nodes.empty()) server.meta = "node-0";
+        if (!nodes.empty() && server.shared == nullptr) server.meta = "node-0";
         nodes.push_back(std::make_unique<ServerHost>(world, server, 7 + nodes.size()));
         return *nodes.back();
     }
@@ -125,6 +127,7 @@ struct Team {
 
     Options options;
     SimWorld world{3};
+    SimStore store{world.clock()};
     std::vector<std::unique_ptr<ServerHost>> nodes;
     Rng rng{11};
     Space space;

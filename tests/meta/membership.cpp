@@ -198,3 +198,52 @@ TEST_CASE("a namespace's settings are its tenant's; a removed one comes back as 
     CHECK(second->namespace_id != first->namespace_id);
     CHECK(second->secret != first->secret);
 }
+
+TEST_CASE("who answers where its clients ask is late, not dead, until it has been late for too long") {
+    World world;
+    REQUIRE(world.members.join(member_of(2), 0, world.now));
+    CHECK(world.members.late(world.now).empty());
+    for (int round = 0; round < 160; ++round) {
+        world.pass(100ms);
+        world.members.heard(2, 1, world.now);
+        world.members.heard(2, 7, world.now);  // another run of it says nothing about this one
+    }
+    REQUIRE(world.members.late(world.now).size() == 1);
+    CHECK(world.members.late(world.now)[0].node_id == 2);
+    CHECK(world.find(2)->state == MemberState::Serving);
+    for (int round = 0; round < 30; ++round) {
+        world.pass(100ms);
+        world.members.heard(2, 1, world.now);
+    }
+    CHECK(world.find(2)->state == MemberState::Down);  // a lease and LeaseTimes::busy
+}
+
+TEST_CASE("whose host says that it has ended is down at once, unless it is heard after that") {
+    World world;
+    REQUIRE(world.members.join(member_of(2), 0, world.now));
+    REQUIRE(world.members.join(member_of(3), 0, world.now));
+    world.members.ended(2, 1, world.now);
+    // A lease that somebody keeps for it cannot know better.
+    REQUIRE(world.members.renew(2, 1, world.now));
+    world.members.ended(3, 1, world.now);
+    world.members.heard(3, 1, world.now);
+    REQUIRE(world.members.renew(3, 1, world.now));
+    world.pass(50ms);
+    CHECK(world.find(2)->state == MemberState::Down);
+    CHECK(world.find(3)->state == MemberState::Serving);
+}
+
+// Each knows of the other's change only by losing the race.
+TEST_CASE("two that change one store's view at once both change it") {
+    World world;
+    auto other = Membership::open(world.store, world.now, 9).value();
+    REQUIRE(world.members.join(member_of(2), 0, world.now));
+    REQUIRE(other.join(member_of(9), 0, world.now));
+    REQUIRE(world.members.change("node-2", {.weight = 5}));
+    REQUIRE(other.leave(2, 1));
+    REQUIRE(world.members.refresh(world.now));
+    CHECK(world.find(9) != nullptr);
+    CHECK(world.find(2) == nullptr);
+    CHECK(world.members.view()->epoch == 5);
+    CHECK(*other.view() == *world.members.view());
+}

@@ -118,7 +118,10 @@ void Branch::message(transport::Lane&, Bytes head, std::uint64_t) {
     }
     if (const auto* namespaces = std::get_if<wire::Namespaces>(&message->body);
         namespaces != nullptr && message->request_id == 0) {
-        for (const auto& info : namespaces->namespaces) take_change(info);
+        for (const auto& info : namespaces->namespaces) {
+            openings_.take(info);
+            changed(info);
+        }
     }
     if (message->request_id == 0) return;
     if (message->request_id == own_id_) return own_answer(message->body);
@@ -202,65 +205,27 @@ void Branch::open_namespace(const model::NamespaceSpec& spec, const model::Diges
         if (auto fits = check_cluster_key(config_.cluster_key, *credential.cluster_key); !fits)
             return done(fail(fits.error()));
     }
-    // All that meta has judged by.
-    const auto shown = model::plain_digest(model::DigestKind::Credential, as_bytes(credential.tenant_key));
-    const std::string name = fmt::format("{}:{} {}", spec.tenant.size(), spec.tenant, spec.describe());
-    std::string for_members = name + " member";
-    std::string key =
-        credential.cluster_key
-            ? for_members
-            : fmt::format("{} {} {}", name, credential.uid ? std::to_string(*credential.uid) : "-",
-                          to_hex(shown.bytes));
     wire::Resolve question{
         {spec, credential.tenant_key, fingerprint, std::nullopt}, credential.uid, config_.cluster_key};
     if (credential.cluster_key) question.open.cluster_key.emplace();  // ours stands beside it
-    forward(std::move(question), [this, key = std::move(key), for_members = std::move(for_members), spec,
-                                  done = std::move(done)](const Result<wire::Body>& answer) {
-        if (!answer) {
-            const Errc code = answer.error().code;
-            const bool silent = code == Errc::PeerDown || code == Errc::Deadline || code == Errc::Again;
-            return done(silent ? recall(key, answer.error()) : fail(answer.error()));
-        }
-        const auto* resolved = std::get_if<wire::Resolved>(&*answer);
-        if (resolved == nullptr)
-            return done(fail(Errc::Corrupt, "meta at {} answered something else", meta_));
-        const model::NamespaceRecord record{.namespace_id = resolved->namespace_id,
-                                            .domain_id = resolved->domain_id,
-                                            .secret = resolved->secret.bytes,
-                                            .spec = spec,
-                                            .replicas = resolved->replicas,
-                                            .quota = resolved->quota};
-        remember(key, record);
-        if (key != for_members) remember(for_members, record);
-        done(record);
-    });
-}
-
-void Branch::remember(const std::string& key, const model::NamespaceRecord& record) {
-    if (const auto known = remembered_.find(key); known != remembered_.end()) {
-        memory_.erase(known->second);
-        remembered_.erase(known);
-    }
-    memory_.push_front({key, record});
-    remembered_.emplace(key, memory_.begin());
-    if (memory_.size() <= kRememberedMax) return;
-    remembered_.erase(memory_.back().key);
-    memory_.pop_back();
-}
-
-// What is told without meta later is what meta would tell.
-void Branch::take_change(const wire::NamespaceInfo& info) {
-    for (auto& known : memory_) {
-        if (known.record.namespace_id == info.namespace_id) known.record.quota = info.quota;
-    }
-    changed(info);
-}
-
-Result<model::NamespaceRecord> Branch::recall(const std::string& key, const Error& why) {
-    const auto known = remembered_.find(key);
-    if (known == remembered_.end()) return fail(why);
-    memory_.splice(memory_.begin(), memory_, known->second);
-    return known->second->record;
+    forward(std::move(question),
+            [this, credential, spec, done = std::move(done)](const Result<wire::Body>& answer) {
+                if (!answer) {
+                    if (!is_silence(answer.error().code)) return done(fail(answer.error()));
+                    return done(openings_.recall(Openings::key_of(spec, credential), answer.error()));
+                }
+                const auto* resolved = std::get_if<wire::Resolved>(&*answer);
+                if (resolved == nullptr)
+                    return done(fail(Errc::Corrupt, "meta at {} answered something else", meta_));
+                const model::NamespaceRecord record{.namespace_id = resolved->namespace_id,
+                                                    .domain_id = resolved->domain_id,
+                                                    .secret = resolved->secret.bytes,
+                                                    .spec = spec,
+                                                    .replicas = resolved->replicas,
+                                                    .quota = resolved->quota};
+                openings_.remember(spec, credential, record);
+                done(record);
+            });
 }
 
 Result<std::unique_ptr<Office>> open_branch(Store& store, const Clock& clock, Entropy& entropy,

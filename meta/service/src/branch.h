@@ -1,11 +1,11 @@
 #pragma once
 
-#include <list>
+#include "openings.h"
+
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 
 #include <cmpool/meta/office.h>
 
@@ -31,7 +31,9 @@ public:
     void behind(std::uint64_t epoch) override;
     void progress() override;
     [[nodiscard]] Instant next_deadline() const noexcept override;
-    [[nodiscard]] transport::Lane* lane() const noexcept override { return lane_.get(); }
+    [[nodiscard]] std::vector<transport::Lane*> lanes() const override {
+        return lane_ ? std::vector{lane_.get()} : std::vector<transport::Lane*>{};
+    }
     void leave() override;
     [[nodiscard]] bool gone() const noexcept override { return state_ == State::Gone; }
     [[nodiscard]] std::uint64_t node_id() const noexcept override { return config_.self.node_id; }
@@ -43,12 +45,6 @@ private:
         AskDone done;
         Instant until;
     };
-    /// An opening that meta has allowed.
-    struct Remembered {
-        std::string key;
-        model::NamespaceRecord record;
-    };
-    using Memory = std::list<Remembered>;
 
     // transport::Receiver
     void place(transport::Lane&, Bytes, std::uint64_t, std::vector<MutableBytes>&) override {}
@@ -62,9 +58,6 @@ private:
     void expire(Instant now);
     void forward(wire::Body question, AskDone done);
     [[nodiscard]] std::uint64_t send(wire::Body body);
-    void remember(const std::string& key, const model::NamespaceRecord& record);
-    void take_change(const wire::NamespaceInfo& info);
-    [[nodiscard]] Result<model::NamespaceRecord> recall(const std::string& key, const Error& why);
 
     const Clock& clock_;
     transport::Fabric& network_;
@@ -83,8 +76,7 @@ private:
     std::chrono::milliseconds wait_ = kRetryMin;
     Instant fetch_after_{};
     std::map<std::uint64_t, Ask> asks_;  ///< by id, so the oldest comes first
-    Memory memory_;                      ///< what was used last comes first
-    std::unordered_map<std::string, Memory::iterator> remembered_;
+    Openings openings_;
     std::shared_ptr<const model::View> view_ = std::make_shared<const model::View>();
 };
 

@@ -11,10 +11,12 @@ namespace cmpool::meta {
 
 struct Controller::Tenant {
     TenantRecord record;
-    bool is_new = false;
+    std::uint64_t revision = 0;  ///< 0: it is new
 };
 
-struct Controller::Counters : CounterRecord {};
+struct Controller::Counters : CounterRecord {
+    std::uint64_t revision = 0;
+};
 
 namespace {
 
@@ -70,6 +72,15 @@ Result<void> same_spec(const model::NamespaceSpec& ours, const model::NamespaceS
                 to_hex(theirs.fingerprint().bytes), model::difference(ours, theirs));
 }
 
+// Somebody else has written between our reading and our writing: what they wrote decides now.
+template <class Try>
+auto without_races(Try attempt) {
+    auto result = attempt();
+    for (int races = 1; !result && result.error().code == Errc::Again && races < kRacesMax; ++races)
+        result = attempt();
+    return result;
+}
+
 }  // namespace
 
 Result<Controller> Controller::open(Store& store, Entropy& entropy, ControllerLimits limits) {
@@ -92,30 +103,37 @@ Result<Controller> Controller::open(Store& store, Entropy& entropy, ControllerLi
 }
 
 Result<Controller::Counters> Controller::counters() {
-    const auto found = store_->get(kCountersKey);
+    const auto found = store_->read(kCountersKey);
     if (!found) return fail(found.error());
-    const auto decoded = decode_counters(found->value_or(""));
+    if (!*found) return Counters{};
+    const auto decoded = decode_counters((*found)->value);
     if (!decoded) return fail(decoded.error());
-    return Counters{*decoded};
+    return Counters{*decoded, (*found)->revision};
 }
 
 Result<Controller::Tenant> Controller::tenant(const std::string& name, const model::Credential& credential) {
-    const auto found = store_->get(tenant_key(name));
+    const auto found = store_->read(tenant_key(name));
     if (!found) return fail(found.error());
     if (!*found) {
         const auto bound = bind(name, credential);
         if (!bound) return fail(bound.error());
-        return Tenant{*bound, true};
+        return Tenant{*bound};
     }
-    const auto record = decode_tenant(**found);
+    const auto record = decode_tenant((*found)->value);
     if (!record) return fail(record.error());
     if (!proves(*record, credential)) return denied(name);
-    return Tenant{*record, false};
+    return Tenant{*record, (*found)->revision};
 }
 
 Result<model::NamespaceRecord> Controller::open_namespace(const model::NamespaceSpec& spec,
                                                           const model::Digest& fingerprint,
                                                           const model::Credential& credential) {
+    return without_races([&] { return open_once(spec, fingerprint, credential); });
+}
+
+Result<model::NamespaceRecord> Controller::open_once(const model::NamespaceSpec& spec,
+                                                     const model::Digest& fingerprint,
+                                                     const model::Credential& credential) {
     if (auto checked = spec.check(); !checked) return fail(checked.error());
     if (auto same = same_fingerprint(spec, fingerprint); !same) return fail(same.error());
     // Who may not know of a tenant learns nothing about its namespaces either: this comes first.
@@ -152,11 +170,12 @@ Result<model::NamespaceRecord> Controller::create(const model::NamespaceSpec& sp
     if (made->namespaces >= limits_.namespaces_max) {
         return fail(Errc::NoCapacity, "all {} namespaces are taken: open one that exists", made->namespaces);
     }
-    if (tenant.is_new && made->tenants >= limits_.tenants_max) {
+    const bool is_new = tenant.revision == 0;
+    if (is_new && made->tenants >= limits_.tenants_max) {
         return fail(Errc::NoCapacity, "all {} tenants are taken: use one that exists", made->tenants);
     }
     TenantRecord owner = tenant.record;
-    if (tenant.is_new) owner.domain_id = ++made->tenants;
+    if (is_new) owner.domain_id = ++made->tenants;
 
     model::NamespaceRecord record{
         .namespace_id = ++made->namespaces, .domain_id = owner.domain_id, .secret = {}, .spec = spec};
@@ -164,7 +183,10 @@ Result<model::NamespaceRecord> Controller::create(const model::NamespaceSpec& sp
     const Entry entries[]{{std::string(kCountersKey), encode_counters(*made)},
                           {tenant_key(spec.tenant), encode_tenant(owner)},
                           {namespace_key(spec), encode_namespace(record)}};
-    if (auto written = store_->apply(entries); !written) return fail(written.error());
+    const Guard guards[]{{std::string(kCountersKey), made->revision},
+                         {tenant_key(spec.tenant), tenant.revision},
+                         {namespace_key(spec), 0}};
+    if (auto written = store_->write(entries, guards); !written) return fail(written.error());
     return record;
 }
 
@@ -200,8 +222,14 @@ Result<std::vector<model::NamespaceRecord>> Controller::namespaces_of(const std:
 
 Result<model::NamespaceRecord> Controller::change(const model::NamespaceSpec& name,
                                                   const model::Credential& credential, const Change& change) {
+    return without_races([&] { return change_once(name, credential, change); });
+}
+
+Result<model::NamespaceRecord> Controller::change_once(const model::NamespaceSpec& name,
+                                                       const model::Credential& credential,
+                                                       const Change& change) {
     if (const auto owner = tenant(name.tenant, credential); !owner) return fail(owner.error());
-    const auto found = store_->get(namespace_key(name));
+    const auto found = store_->read(namespace_key(name));
     if (!found) return fail(found.error());
     if (!*found) {
         return fail(Errc::Invalid, "expected a namespace that exists, saw {}/{}/{}", name.tenant, name.model,
@@ -211,13 +239,14 @@ Result<model::NamespaceRecord> Controller::change(const model::NamespaceSpec& na
         return fail(Errc::Invalid, "expected 1 to {} replicas, saw {}", model::kReplicasMax, change.replicas);
     }
     if (auto checked = change.quota.check(); !checked) return fail(checked.error());
-    auto record = decode_namespace(**found);
+    auto record = decode_namespace((*found)->value);
     if (!record) return record;
     change.quota.apply(record->quota);
     if (change.replicas != 0) record->replicas = change.replicas;
     const Entry entries[]{
         {.key = namespace_key(name), .value = encode_namespace(*record), .erase = change.remove}};
-    if (auto written = store_->apply(entries); !written) return fail(written.error());
+    const Guard guards[]{{namespace_key(name), (*found)->revision}};
+    if (auto written = store_->write(entries, guards); !written) return fail(written.error());
     return record;
 }
 

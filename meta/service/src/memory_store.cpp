@@ -4,18 +4,20 @@
 
 namespace cmpool::meta {
 
-Result<std::optional<std::string>> MemoryStore::get(std::string_view key) {
+Result<std::optional<Found>> MemoryStore::read(std::string_view key) {
     if (down_) return fail(Errc::NoCapacity, "the store has failed");
     const auto entry = entries_.find(key);
     if (entry == entries_.end()) return std::nullopt;
-    return entry->second;
+    return Found{entry->second, revisions_.of(key, true)};
 }
 
-Result<void> MemoryStore::apply(std::span<const Entry> batch) {
+Result<std::uint64_t> MemoryStore::write(std::span<const Entry> batch, std::span<const Guard> guards) {
     if (down_) return fail(Errc::NoCapacity, "the store has failed");
+    const auto there = [&](const std::string& key) -> Result<bool> { return entries_.contains(key); };
+    if (auto held = revisions_.check(guards, there); !held) return fail(held.error());
     down_ = writes_left_ == 0;
     if (!down_ || failure_ == Failure::Landed) {
-        for (const auto& [key, value, erase] : batch) {
+        for (const auto& [key, value, erase, lease] : batch) {
             if (erase) {
                 entries_.erase(key);
             } else {
@@ -23,10 +25,11 @@ Result<void> MemoryStore::apply(std::span<const Entry> batch) {
             }
         }
         ++writes_;
+        revisions_.wrote(batch);
     }
     if (down_) return fail(Errc::NoCapacity, "the store fails at this write");
     --writes_left_;
-    return {};
+    return revisions_.last();
 }
 
 Result<std::vector<Entry>> MemoryStore::scan(std::string_view prefix, std::string_view after,

@@ -2,6 +2,8 @@
 
 #include "record.h"
 
+#include <charconv>
+
 namespace cmpool::meta {
 namespace {
 
@@ -26,6 +28,16 @@ std::string namespace_key(const model::NamespaceSpec& spec) {
 
 std::string tenant_prefix(std::string_view tenant) {
     return fmt::format("{}{}:{}/", kNamespacePrefix, tenant.size(), tenant);
+}
+
+std::string alive_key(std::uint64_t node_id) { return fmt::format("{}{:016x}", kAlivePrefix, node_id); }
+
+std::uint64_t node_of_alive_key(std::string_view key) noexcept {
+    if (!key.starts_with(kAlivePrefix)) return 0;
+    key.remove_prefix(kAlivePrefix.size());
+    std::uint64_t node_id = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), node_id, 16);
+    return error == std::errc{} && end == key.data() + key.size() ? node_id : 0;
 }
 
 std::string encode_node(std::uint64_t node_id) { return RecordWriter().number(node_id).take(); }

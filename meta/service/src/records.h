@@ -15,6 +15,8 @@ inline constexpr std::string_view kNodeKey = "node";
 inline constexpr std::string_view kCountersKey = "counters";
 inline constexpr std::string_view kViewKey = "view";
 inline constexpr std::string_view kNamespacePrefix = "namespace/";
+/// Who is there, by its id in hex: the number of its run. Only in a store that several nodes share.
+inline constexpr std::string_view kAlivePrefix = "alive/";
 
 /// How a tenant is proven.
 enum class Binding : std::uint8_t { Everybody = 1, Key = 2, Uid = 3 };
@@ -36,6 +38,10 @@ struct CounterRecord {
 /// What the keys of a tenant's namespaces begin with.
 [[nodiscard]] std::string tenant_prefix(std::string_view tenant);
 [[nodiscard]] std::string namespace_key(const model::NamespaceSpec& spec);
+
+[[nodiscard]] std::string alive_key(std::uint64_t node_id);
+/// Zero, which is no node, for another key.
+[[nodiscard]] std::uint64_t node_of_alive_key(std::string_view key) noexcept;
 
 [[nodiscard]] std::string encode_node(std::uint64_t node_id);
 [[nodiscard]] Result<std::uint64_t> decode_node(std::string_view bytes);

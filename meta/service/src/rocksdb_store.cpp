@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include <cmpool/base/units.h>
+#include <cmpool/meta/revisions.h>
 #include <cmpool/meta/store.h>
 
 #include <rocksdb/cache.h>
@@ -82,23 +83,31 @@ public:
     RocksDbStore(std::unique_ptr<rocksdb::DB> db, std::string folder)
         : folder_(std::move(folder)), db_(std::move(db)) {}
 
-    Result<std::optional<std::string>> get(std::string_view key) override {
+    Result<std::optional<Found>> read(std::string_view key) override {
         std::string value;
         const auto status = db_->Get(rocksdb::ReadOptions{}, slice(key), &value);
         if (status.IsNotFound()) return std::nullopt;
         if (!status.ok()) return explain(status, "reading", folder_);
-        return value;
+        return Found{std::move(value), revisions_.of(key, true)};
     }
 
-    Result<void> apply(std::span<const Entry> batch) override {
-        if (auto room = check_room(folder_); !room) return room;
+    Result<std::uint64_t> write(std::span<const Entry> batch, std::span<const Guard> guards) override {
+        const auto there = [&](const std::string& key) -> Result<bool> {
+            const auto found = read(key);
+            if (!found) return fail(found.error());
+            return found->has_value();
+        };
+        if (auto held = revisions_.check(guards, there); !held) return fail(held.error());
+        if (auto room = check_room(folder_); !room) return fail(room.error());
         rocksdb::WriteBatch writes;
-        for (const auto& [key, value, erase] : batch) erase ? writes.Delete(key) : writes.Put(key, value);
+        for (const auto& [key, value, erase, lease] : batch)
+            erase ? writes.Delete(key) : writes.Put(key, value);
         rocksdb::WriteOptions durable;
         durable.sync = true;
         const auto status = db_->Write(durable, &writes);
         if (!status.ok()) return explain(status, "writing", folder_);
-        return {};
+        revisions_.wrote(batch);
+        return revisions_.last();
     }
 
     Result<std::vector<Entry>> scan(std::string_view prefix, std::string_view after,
@@ -118,6 +127,7 @@ public:
 private:
     std::string folder_;
     std::unique_ptr<rocksdb::DB> db_;
+    Revisions revisions_;
 };
 
 // It holds the namespaces' secrets: for nobody else's eyes. A folder that was there is not changed.

@@ -16,6 +16,9 @@ inline constexpr std::uint32_t kNamespacesMax = 65'536;
 inline constexpr std::uint32_t kTenantsMax = 4096;
 static_assert(kNamespacesMax < model::kNamespaceIdEnd);
 
+/// A change that loses so many races in a row against other nodes' fails with Again.
+inline constexpr int kRacesMax = 16;
+
 struct ControllerLimits {
     std::uint32_t namespaces_max = kNamespacesMax;
     std::uint32_t tenants_max = kTenantsMax;
@@ -33,6 +36,13 @@ public:
     /// Makes the node's id when the store is new. Errors: Mismatch for a store that another version wrote.
     [[nodiscard]] static Result<Controller> open(Store& store, Entropy& entropy,
                                                  ControllerLimits limits = {});
+
+    /// Of a store that several nodes share, and which so knows no node of its own.
+    [[nodiscard]] static Controller share(Store& store, Entropy& entropy, std::uint64_t node_id) noexcept {
+        Controller controller(store, entropy, {});
+        controller.node_id_ = node_id;
+        return controller;
+    }
 
     [[nodiscard]] std::uint64_t node_id() const noexcept { return node_id_; }
 
@@ -80,6 +90,12 @@ private:
 
     [[nodiscard]] Result<Counters> counters();
     [[nodiscard]] Result<Tenant> tenant(const std::string& name, const model::Credential& credential);
+    [[nodiscard]] Result<model::NamespaceRecord> open_once(const model::NamespaceSpec& spec,
+                                                           const model::Digest& fingerprint,
+                                                           const model::Credential& credential);
+    [[nodiscard]] Result<model::NamespaceRecord> change_once(const model::NamespaceSpec& name,
+                                                             const model::Credential& credential,
+                                                             const Change& change);
     [[nodiscard]] Result<model::NamespaceRecord> create(const model::NamespaceSpec& spec,
                                                         const Tenant& tenant);
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 
+#include <cmpool/meta/revisions.h>
 #include <cmpool/meta/store.h>
 
 namespace cmpool::meta {
@@ -17,8 +18,9 @@ public:
     /// same, as when the disk wrote and the answer got lost.
     enum class Failure { Lost, Landed };
 
-    [[nodiscard]] Result<std::optional<std::string>> get(std::string_view key) override;
-    [[nodiscard]] Result<void> apply(std::span<const Entry> batch) override;
+    [[nodiscard]] Result<std::optional<Found>> read(std::string_view key) override;
+    [[nodiscard]] Result<std::uint64_t> write(std::span<const Entry> batch,
+                                              std::span<const Guard> guards) override;
     [[nodiscard]] Result<std::vector<Entry>> scan(std::string_view prefix, std::string_view after,
                                                   std::size_t limit) override;
 
@@ -33,6 +35,7 @@ public:
 
 private:
     std::map<std::string, std::string, std::less<>> entries_;
+    Revisions revisions_;
     std::uint64_t writes_ = 0;
     std::uint64_t writes_left_ = UINT64_MAX;
     Failure failure_ = Failure::Lost;

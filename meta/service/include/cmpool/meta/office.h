@@ -13,7 +13,7 @@
 #include <cmpool/base/result.h>
 #include <cmpool/base/rng.h>
 #include <cmpool/meta/membership.h>
-#include <cmpool/meta/store.h>
+#include <cmpool/meta/shared_store.h>
 #include <cmpool/model/namespace.h>
 #include <cmpool/model/view.h>
 #include <cmpool/transport/fabric.h>
@@ -28,8 +28,9 @@ inline constexpr std::size_t kAsksMax = 1024;
 /// Openings that a node remembers, so that it can answer them without meta.
 inline constexpr std::size_t kRememberedMax = 4096;
 
-/// How a node knows what the cluster has agreed on: it keeps the store itself (the head office), or asks
-/// whoever does (a branch). It has no thread and no socket of its own; nothing of it is on the data path.
+/// How a node knows what the cluster has agreed on: it keeps the store itself (the head office), asks whoever
+/// does (a branch), or writes to one that all nodes share, like each of them (a peer). It has no thread and
+/// no socket of its own; nothing of it is on the data path.
 ///
 ///   Lifetime  what it was made from outlives it; with it go all callbacks that it still owes
 ///   Threads   one
@@ -54,8 +55,10 @@ public:
     /// To be called at next_deadline(), and when something has happened on the lane.
     virtual void progress() = 0;
     [[nodiscard]] virtual Instant next_deadline() const noexcept = 0;
-    /// The one that leads to meta; null where there is none.
-    [[nodiscard]] virtual transport::Lane* lane() const noexcept = 0;
+    /// Those that it waits on.
+    [[nodiscard]] virtual std::vector<transport::Lane*> lanes() const = 0;
+    /// Readable when there is something to progress(); -1 where there is none.
+    [[nodiscard]] virtual int event_fd() const noexcept { return -1; }
     /// Says good-bye. A branch that is gone() has nothing more to wait for.
     virtual void leave() = 0;
     [[nodiscard]] virtual bool gone() const noexcept = 0;
@@ -83,6 +86,8 @@ struct OfficeConfig {
     std::string cluster_key;  ///< who does not show it joins nothing; empty: the cluster is open
     std::optional<std::uint32_t> admin_uid;  ///< who may change members on this host, besides root
     LeaseTimes times;
+    /// By which members are asked whether they live; null: nobody is.
+    transport::Fabric* network = nullptr;
 };
 
 /// Joins as the only member that has no lease. Errors: those of the store.
@@ -92,5 +97,9 @@ struct OfficeConfig {
 [[nodiscard]] Result<std::unique_ptr<Office>> open_branch(Store& store, const Clock& clock, Entropy& entropy,
                                                           transport::Fabric& network, std::string meta,
                                                           OfficeConfig config);
+/// Every node is equal; calls of it wait for `store`. Its node id is kept in `own`.
+[[nodiscard]] Result<std::unique_ptr<Office>> open_peer_office(Store& own, SharedStore& store,
+                                                               const Clock& clock, Entropy& entropy,
+                                                               OfficeConfig config);
 
 }  // namespace cmpool::meta
