@@ -116,8 +116,8 @@ void look(World& world, std::uint64_t place, std::uint64_t value) {
     const bool verify = place % 2 == 0;
     const auto run = std::span(&*sighting, 1);
     const auto pins = client.pin(run);
-    const auto copied =
-        pins.empty() ? client.copy(item, *sighting, verify) : client.copy_pinned(item, *sighting, verify);
+    const auto copied = pins.empty() ? client.copy(item, *sighting, verify, nullptr)
+                                     : client.copy_pinned(item, *sighting, verify, nullptr);
     if (copied && copied->outcome == client::Outcome::Hit) {
         const Bytes block = client.extent(sighting->at);
         CMPOOL_ASSERT(copied->bytes <= room.size() && copied->bytes + model::kHeaderBytes <= block.size());
