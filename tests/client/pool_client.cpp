@@ -6,6 +6,7 @@
 #include <cmpool/model/digest.h>
 #include <cmpool/testing/daemon.h>
 #include <cmpool/testing/pool.h>
+#include <cmpool/testing/segments.h>
 
 #include <poll.h>
 
@@ -247,15 +248,11 @@ TEST_CASE("bytes that rotted in memory are a miss to whoever asks for a verified
         REQUIRE(get_one(*pool, key, room).outcome == Outcome::Hit);
         if (mapped) daemon.freeze();
         std::size_t found = 0;
-        for (const auto& file : std::filesystem::directory_iterator(daemon.runtime_folder())) {
-            if (!file.is_regular_file()) continue;
-            std::fstream memory(file.path(), std::ios::in | std::ios::out | std::ios::binary);
-            const std::string bytes{std::istreambuf_iterator<char>(memory), {}};
-            const auto at = bytes.find(std::string(as_text(block)));
-            if (at == std::string::npos) continue;
-            memory.clear();
-            memory.seekp(static_cast<std::streamoff>(at + 500));
-            memory.put(static_cast<char>(bytes[at + 500] ^ 1));
+        const testing::SegmentsOf data(daemon.process().pid(), "-data");
+        for (const MutableBytes segment : data.all()) {
+            const auto at = std::ranges::search(segment, block).begin();
+            if (at == segment.end()) continue;
+            at[500] ^= std::byte{1};
             ++found;
         }
         REQUIRE(found == 1);

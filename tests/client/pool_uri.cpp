@@ -67,9 +67,9 @@ TEST_CASE("a URI that is none is refused with what was expected and what was see
         {"cmpool://h:1?deadline_ms=3600001", "expected deadline_ms from 1 to 3600000, saw \"3600001\""},
         {"cmpool://h:1?deadline_ms=1s", "expected deadline_ms from 1 to 3600000, saw \"1s\""},
         {"cmpool://h:1?tenants=a",
-         "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"tenants\""},
+         "expected transport, kv, deadline_ms, tenant, key or seal_key_file after \"?\", saw \"tenants\""},
         {"cmpool://h:1?key=a&&tenant=b",
-         "expected transport, kv, deadline_ms, tenant or key after \"?\", saw \"\""},
+         "expected transport, kv, deadline_ms, tenant, key or seal_key_file after \"?\", saw \"\""},
     };
     for (const auto& [uri, says] : cases) {
         CAPTURE(uri);

@@ -9,9 +9,8 @@
 #include <cmpool/client/context_cache.h>
 #include <cmpool/testing/daemon.h>
 #include <cmpool/testing/pool.h>
+#include <cmpool/testing/segments.h>
 
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 using namespace cmpool;
@@ -48,25 +47,11 @@ std::unique_ptr<client::PoolClient> open_sealed(const std::string& uri, std::uin
 /// A daemon's memory, as somebody sees it who has stolen the host.
 class Stolen {
 public:
-    explicit Stolen(const Daemon& daemon) {
-        for (const auto& entry : std::filesystem::recursive_directory_iterator(daemon.runtime_folder())) {
-            if (!entry.is_regular_file() || entry.file_size() == 0) continue;
-            const int fd = ::open(entry.path().c_str(), O_RDWR | O_CLOEXEC);
-            if (fd < 0) continue;
-            void* at = ::mmap(nullptr, entry.file_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-            ::close(fd);
-            if (at != MAP_FAILED) memory_.push_back({static_cast<std::byte*>(at), entry.file_size()});
-        }
-    }
-    Stolen(const Stolen&) = delete;
-    Stolen& operator=(const Stolen&) = delete;
-    ~Stolen() {
-        for (const auto bytes : memory_) ::munmap(bytes.data(), bytes.size());
-    }
+    explicit Stolen(Daemon& daemon) : memory_(daemon.process().pid(), "-data") {}
 
     /// Where a block's stored bytes begin; empty where there is none.
     [[nodiscard]] MutableBytes find(const client::Digest& key) const {
-        for (const auto bytes : memory_) {
+        for (const auto bytes : memory_.all()) {
             const auto at = std::search(bytes.begin(), bytes.end(), key.bytes.begin(), key.bytes.end());
             if (at == bytes.end()) continue;
             // A header is on a boundary of 64 bytes, its digest within it.
@@ -76,13 +61,13 @@ public:
         return {};
     }
     [[nodiscard]] bool shows(Bytes text) const {
-        return std::ranges::any_of(memory_, [&](const MutableBytes bytes) {
+        return std::ranges::any_of(memory_.all(), [&](const MutableBytes bytes) {
             return std::search(bytes.begin(), bytes.end(), text.begin(), text.end()) != bytes.end();
         });
     }
 
 private:
-    std::vector<MutableBytes> memory_;
+    testing::SegmentsOf memory_;
 };
 
 client::Digest own_key(const client::PoolClient& pool, std::string_view name) {

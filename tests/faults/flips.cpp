@@ -1,6 +1,7 @@
 // Memory that forgets: bits of a pool's segments flip under its feet.
 #include "faults.h"
-#include "segments.h"
+
+#include <cmpool/testing/segments.h>
 
 using namespace cmpool;
 using namespace std::chrono_literals;

@@ -62,7 +62,7 @@ TEST_CASE("a seal key makes a namespace that only its holders read") {
     const auto made = cli({"namespace", "create", "vault", "--seal-key-file", ours, "--pool", pool.uri()});
     CHECK(made.code == 0);
     CHECK(contains(made.out, "sealed=yes"));
-    CHECK(run({"put", "k"}, ours, binary(300)).code == 0);
+    CHECK(run({"put", "k", "-"}, ours, binary(300)).code == 0);
     CHECK(run({"get", "k"}, ours).out == binary(300));
     CHECK(contains(run({"ls"}, ours).out, "75 KiB"));
     // An address may name the key too, and what is about no blocks does not mind.
