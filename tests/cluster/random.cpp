@@ -14,7 +14,7 @@
 namespace cmpool::testing {
 namespace {
 
-constexpr std::uint64_t kSeeds = 2000;
+constexpr std::uint64_t kSeeds = 10'000;
 constexpr std::uint64_t kShards = 4;
 
 std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
