@@ -128,6 +128,9 @@ private:
 /// Shards that are asked for one block, one after the other.
 inline constexpr std::size_t kTriesMax = 4;
 
+/// A put waits for a pool that asks for a pause while this part of its time would be left, as 1/n.
+inline constexpr int kShareAfterPause = 8;
+
 /// Which items of a batch concern which shard, in the order of the batch.
 using Split = std::vector<std::vector<std::uint32_t>>;
 

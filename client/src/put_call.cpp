@@ -158,11 +158,12 @@ void PutCall::send_next() {
     }
 }
 
-// Later, where the pool asks for a pause; not at all, where the call would be over by then.
+// Later, where the pool asks for a pause; not at all, where next to nothing of the call's time would be left.
 bool PutCall::holds_back(Chunk& chunk) {
+    const Instant now = shards().environment().clock->now();
     const Instant after = shards()[chunk.shard].stores_after();
-    if (after <= shards().environment().clock->now()) return false;
-    if (after < deadline()) {
+    if (after <= now) return false;
+    if (after < deadline() && deadline() - after >= (deadline() - now) / kShareAfterPause) {
         if (!std::exchange(chunk.delayed, true)) ++shards().held_back().stores_delayed;
         wake_at(after);
         return true;
