@@ -167,7 +167,7 @@ void Sealer::land(const SealedCut& cut, std::span<const MutableBytes> into, Muta
 struct Sealer::Contexts {
     struct Free {
         void operator()(EVP_CIPHER_CTX* context) const noexcept { EVP_CIPHER_CTX_free(context); }
-        void operator()(EVP_CIPHER* cipher) const noexcept { EVP_CIPHER_free(cipher); }
+        void operator()(EVP_CIPHER* gone) const noexcept { EVP_CIPHER_free(gone); }
     };
     std::unique_ptr<EVP_CIPHER, Free> cipher{EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr)};
     std::unique_ptr<EVP_CIPHER_CTX, Free> to_seal{EVP_CIPHER_CTX_new()};
