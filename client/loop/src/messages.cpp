@@ -1,6 +1,7 @@
 #include "loop_generated.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <cmpool/loop/messages.h>
 
@@ -10,10 +11,12 @@ namespace {
 constexpr std::size_t kTablesMax = 4;
 constexpr std::size_t kDepthMax = 4;
 
+/// Byte by byte: the verifier does not look how a list's elements are aligned.
 template <class T>
 std::vector<T> list(const flatbuffers::Vector<T>* values) {
-    if (values == nullptr) return {};
-    return {values->begin(), values->end()};
+    std::vector<T> copy(values == nullptr ? 0 : values->size());
+    if (!copy.empty()) std::memcpy(copy.data(), values->Data(), copy.size() * sizeof(T));
+    return copy;
 }
 
 std::size_t length(const auto* values) { return values == nullptr ? 0 : values->size(); }
