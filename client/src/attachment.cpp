@@ -108,9 +108,7 @@ Attachment::Copied Attachment::open(const GetItem& item, Bytes payload, Sealer& 
     if (!plain) return {Outcome::Miss, 0, 0};
     const auto range = item.range.within(*plain);
     if (!range) return {Outcome::Outside, *plain, 0};
-    std::uint64_t room = 0;
-    for (const auto& piece : item.into) room += piece.size();
-    if (range->length > room) return {Outcome::TooSmall, range->length, 0};
+    if (range->length > room(item)) return {Outcome::TooSmall, range->length, 0};
     const auto cut = item.range.whole() ? SealedCut::all(*plain) : SealedCut::of(*range, *plain);
     const auto [offset, bytes] = cut.stored();
     const bool opened = sealer.open_from(payload.subspan(offset, bytes), item.key, cut, item.into);

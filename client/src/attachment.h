@@ -24,6 +24,13 @@ struct Sighting {
     model::Location at;
 };
 
+/// Bytes that a get has room for.
+[[nodiscard]] inline std::uint64_t room(const GetItem& item) noexcept {
+    std::uint64_t bytes = 0;
+    for (const auto& piece : item.into) bytes += piece.size();
+    return bytes;
+}
+
 /// A domain's memory as a same-host client sees it: the index and the segments to read, one control
 /// page to write. Reading costs no message and no system call.
 ///

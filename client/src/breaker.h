@@ -1,8 +1,9 @@
 #pragma once
 
-#include <algorithm>
 #include <chrono>
+#include <utility>
 
+#include <cmpool/base/backoff.h>
 #include <cmpool/base/clock.h>
 
 namespace cmpool::client {
@@ -20,15 +21,14 @@ public:
     [[nodiscard]] Instant retry_at() const noexcept { return open_ ? retry_at_ : Instant::never(); }
 
     void trip(Instant now) noexcept {
-        wait_ = open_ ? std::min(wait_ * 2, kRetryMax) : kRetryMin;
-        open_ = true;
-        retry_at_ = now + wait_;
+        if (!std::exchange(open_, true)) retries_.reset();
+        retry_at_ = now + retries_.next();
     }
     void close() noexcept { open_ = false; }
 
 private:
     bool open_ = false;
-    std::chrono::milliseconds wait_{kRetryMin};
+    Backoff retries_{kRetryMin, kRetryMax};
     Instant retry_at_{};
 };
 

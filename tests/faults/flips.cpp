@@ -51,6 +51,17 @@ struct Stored {
     std::vector<client::Digest> keys;
 };
 
+/// A pool with as many of them as it has room for.
+struct Filled {
+    Filled(const std::string& capacity, const std::string& transport)
+        : daemon({"--capacity", capacity, "--shards", "1"}),
+          pool(testing::open_pool(daemon.uri(fmt::format("?transport={}&deadline_ms=5000", transport)))),
+          stored(*pool) {}
+    Daemon daemon;
+    std::unique_ptr<client::PoolClient> pool;
+    Stored stored;
+};
+
 }  // namespace
 
 TEST_CASE(
@@ -58,10 +69,8 @@ TEST_CASE(
     "block") {
     for (const std::string transport : {"shm", "tcp"}) {
         CAPTURE(transport);
-        Daemon daemon({"--capacity", "32M", "--shards", "1"});
-        const auto pool =
-            testing::open_pool(daemon.uri(fmt::format("?transport={}&deadline_ms=5000", transport)));
-        const Stored stored(*pool);
+        Filled filled("32M", transport);
+        auto& [daemon, pool, stored] = filled;
         const SegmentsOf data(daemon.process().pid(), "-data");
         REQUIRE(data.all().size() == 8);
         Rng rng(11);
@@ -82,9 +91,8 @@ TEST_CASE(
 }
 
 TEST_CASE("flipped bits that nobody reads are found by the scrubber, and are misses from then on") {
-    Daemon daemon({"--capacity", "16M", "--shards", "1"});
-    const auto pool = testing::open_pool(daemon.uri("?transport=shm&deadline_ms=5000"));
-    const Stored stored(*pool);
+    Filled filled("16M", "shm");
+    auto& [daemon, pool, stored] = filled;
     const SegmentsOf data(daemon.process().pid(), "-data");
     for (const auto segment : data.all()) segment[segment.size() / 2] ^= std::byte{0x10};
     CHECK(testing::comes_true(
@@ -98,10 +106,8 @@ TEST_CASE("flipped bits that nobody reads are found by the scrubber, and are mis
 TEST_CASE("flipped bits of the index make misses at most, and the pool lives on") {
     for (const std::string transport : {"shm", "tcp"}) {
         CAPTURE(transport);
-        Daemon daemon({"--capacity", "32M", "--shards", "1"});
-        const auto pool =
-            testing::open_pool(daemon.uri(fmt::format("?transport={}&deadline_ms=5000", transport)));
-        const Stored stored(*pool);
+        Filled filled("32M", transport);
+        auto& [daemon, pool, stored] = filled;
         const SegmentsOf index(daemon.process().pid(), "-index");
         REQUIRE(index.all().size() == 1);
         Rng rng(12);

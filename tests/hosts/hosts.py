@@ -16,80 +16,26 @@ import threading
 import time
 import unittest
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../include"))
+from cmpool_testing import LOOK_S, Network, eventually  # noqa: E402  pylint: disable=wrong-import-position
+
 BIN = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else "."
 PORT = 7411
 LEASE_MS = 1000
 NODES = 3
 PATIENCE_S = 30
-LOOK_S = 0.05
+CLIENT = "client"
 DEADLINE_MS = 500
 BLOCK_TOKENS = 512
 
 
-def run(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
-
-
-def eventually(what, seconds=PATIENCE_S):
-    """Asks until the answer is true; there is no event to wait for in somebody else's process."""
-    until = time.monotonic() + seconds
-    while True:
-        answer = what()
-        if answer or time.monotonic() > until:
-            return answer
-        threading.Event().wait(LOOK_S)
-
-
-class Network:
-    """Hosts 10.77.0.1, 10.77.0.2 and so on, a switch, and nothing of the machine's own network."""
-
-    def __init__(self, hosts):
-        self.prefix = f"cmpool-{os.getpid()}"
-        self.hosts = [f"{self.prefix}-{at}" for at in range(hosts)]
-        self.switch = f"{self.prefix}-switch"
-        self.made = []
-        try:
-            self.make(self.switch)
-            run("ip", "-n", self.switch, "link", "add", "switch", "type", "bridge")
-            run("ip", "-n", self.switch, "link", "set", "switch", "up")
-            for at, host in enumerate(self.hosts):
-                self.make(host)
-                run("ip", "-n", host, "link", "add", "eth0", "type", "veth", "peer", f"port{at}", "netns", self.switch)
-                run("ip", "-n", host, "address", "add", f"{self.address(at)}/24", "dev", "eth0")
-                for device in ("lo", "eth0"):
-                    run("ip", "-n", host, "link", "set", device, "up")
-                run("ip", "-n", self.switch, "link", "set", f"port{at}", "master", "switch", "up")
-        except (OSError, subprocess.SubprocessError):
-            self.remove()
-            raise
-
-    def make(self, name):
-        run("ip", "netns", "add", name)
-        self.made.append(name)
-
-    def remove(self):
-        for name in self.made:
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-
-    @staticmethod
-    def address(at):
-        return f"10.77.0.{at + 1}"
-
-    def cable(self, at, plugged):
-        """What is on its way through a cable that is pulled is lost, and nobody is told."""
-        run("ip", "-n", self.switch, "link", "set", f"port{at}", "up" if plugged else "down")
-
-    def on(self, at, *command):
-        return ["ip", "netns", "exec", self.hosts[at], *command]
-
-
 class Node:
     def __init__(self, network, at, folder):
-        options = ["--listen", f"{network.address(at)}:{PORT}", "--name", f"node-{at}", "--host", f"host-{at}",
+        options = ["--listen", f"{network.address[at]}:{PORT}", "--name", f"node-{at}", "--host", f"host-{at}",
                    "--capacity", "64M", "--shards", "1", "--no-prefault", "--lease-ms", str(LEASE_MS),
                    "--runtime-dir", os.path.join(folder, f"run-{at}"), "--data-dir", os.path.join(folder, f"data-{at}")]
         if at > 0:
-            options += ["--meta", f"{network.address(0)}:{PORT}"]
+            options += ["--meta", f"{network.address[0]}:{PORT}"]
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(network.on(at, os.path.join(BIN, "cmpoold"), *options), stdout=subprocess.PIPE,
                                         stderr=self.errors, text=True)
@@ -128,7 +74,7 @@ class Hosts(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="cmpool-hosts-", dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.folder)
-        self.network = Network(NODES + 1)  # the last one is the client's
+        self.network = Network([*range(NODES), CLIENT])
         self.addCleanup(self.network.remove)
         self.nodes = []
         self.addCleanup(lambda: [node.process.kill() for node in self.nodes if node.process.poll() is None])
@@ -140,10 +86,10 @@ class Hosts(unittest.TestCase):
         for node in self.nodes:
             self.assertEqual(node.stop(), 0)
 
-    def cli(self, *arguments, on=NODES):
+    def cli(self, *arguments, on=CLIENT):
         return self.network.on(on, os.path.join(BIN, "cmpool-cli"), *arguments)
 
-    def serving(self, asked, on=NODES):
+    def serving(self, asked, on=CLIENT):
         """How many members serve, as one of them knows."""
         seen = subprocess.run(self.cli("node", "ls", "--json", "--pool", self.uri(asked), on=on), check=False,
                               capture_output=True, text=True, timeout=PATIENCE_S)
@@ -152,7 +98,7 @@ class Hosts(unittest.TestCase):
         return sum(member["state"] == "serving" for member in json.loads(seen.stdout)["members"])
 
     def uri(self, at):
-        return f"cmpool://{self.network.address(at)}:{PORT}"
+        return f"cmpool://{self.network.address[at]}:{PORT}"
 
     def replay(self, requests, speed="max"):
         trace = os.path.join(self.folder, "trace.jsonl")
@@ -207,9 +153,9 @@ class Hosts(unittest.TestCase):
         whole = self.found()
         replay = self.replay(400, "2")
         threading.Event().wait(0.5)
-        self.network.cable(NODES, False)
+        self.network.cable(CLIENT, False)
         threading.Event().wait(0.7)
-        self.network.cable(NODES, True)
+        self.network.cable(CLIENT, True)
         self.ended(replay)
         self.assertTrue(eventually(lambda: self.found() >= whole))
 
@@ -219,7 +165,7 @@ if __name__ == "__main__":
         print("skipped: hosts are network namespaces, which only root may make")
         sys.exit(77)
     try:
-        Network(1).remove()
+        Network(["alone"]).remove()
     except (OSError, subprocess.SubprocessError) as error:
         print(f"skipped: no network namespaces here: {error}")
         sys.exit(77)

@@ -8,6 +8,8 @@
 #include <cmpool/testing/etcd.h>
 #include <cmpool/testing/temp_folder.h>
 
+#include <poll.h>
+
 using namespace cmpool;
 using namespace std::chrono_literals;
 using model::MemberState;
@@ -17,6 +19,7 @@ using testing::TempFolder;
 
 namespace {
 
+constexpr auto kLook = 20ms;
 constexpr meta::LeaseTimes kTimes{.lease = 3000ms, .grace = 500ms};
 
 meta::OfficeConfig config_of(const std::string& name, std::uint64_t incarnation) {
@@ -50,7 +53,7 @@ public:
         while (!condition()) {
             if (std::chrono::steady_clock::now() > until) return false;
             go_on();
-            ::usleep(2000);
+            wait();
         }
         return true;
     }
@@ -75,6 +78,20 @@ public:
         Result<wire::Body> seen = fail(Errc::Deadline, "no answer");
         office.ask(std::move(question), 0, [&](auto answer) { seen = std::move(answer); });
         return seen;
+    }
+
+private:
+    /// Until something has come for one of them or one of them wants to go on, at most kLook: whoever asks
+    /// may ask about something else.
+    void wait() {
+        std::vector<pollfd> bells;
+        Instant next = clock_.now() + kLook;
+        for (const auto* office : offices()) {
+            next = std::min(next, office->next_deadline());
+            if (office->event_fd() >= 0) bells.push_back({office->event_fd(), POLLIN, 0});
+        }
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(next - clock_.now());
+        ::poll(bells.data(), bells.size(), static_cast<int>(std::max(left.count(), std::int64_t{0})));
     }
 
 protected:

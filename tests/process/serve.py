@@ -23,22 +23,14 @@ import time
 import unittest
 import xml.dom.minidom
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../include"))
+from cmpool_testing import eventually  # noqa: E402  pylint: disable=wrong-import-position
+
 BIN = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else "."
 MODEL = "synthetic:300K"
 BLOCK_TOKENS = 16
 PATIENCE_S = 60
 CROWD_S = float(os.environ.get("CMPOOL_SERVE_SECONDS", "3"))
-LOOK_S = 0.02
-
-
-def eventually(what, seconds=PATIENCE_S):
-    """Asks until the answer is true; there is no event to wait for in somebody else's process."""
-    until = time.monotonic() + seconds
-    while True:
-        answer = what()
-        if answer or time.monotonic() > until:
-            return answer
-        threading.Event().wait(LOOK_S)
 
 
 def has_ended(pid):

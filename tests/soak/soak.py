@@ -21,10 +21,12 @@ import threading
 import time
 import urllib.request
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../include"))
+from cmpool_testing import eventually  # noqa: E402  pylint: disable=wrong-import-position
+
 LEASE_S = 3
 AGREED_WITHIN_S = 20  # of a fault's end: a lease for who has gone, a lease for etcd to come back, elections
 PATIENCE_S = 20
-LOOK_S = 0.1
 SETTLED_AFTER_S = 3  # the clients' end: leases and lanes of theirs are gone
 OVERRUN_US_MAX = 1_000_000  # of a client's deadline; what shares the machine takes part of it
 DESCRIPTORS_MORE_MAX = 40
@@ -34,14 +36,6 @@ CAPACITY = "96M"
 
 def pause(seconds):
     threading.Event().wait(seconds)
-
-
-def eventually(what, seconds=PATIENCE_S):
-    """Asks until the answer is true; nothing tells of what happens in somebody else's process."""
-    until = time.monotonic() + seconds
-    while not (answer := what()) and time.monotonic() < until:
-        pause(LOOK_S)
-    return answer
 
 
 def free_port():

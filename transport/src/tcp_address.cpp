@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <memory>
+
+#include <cmpool/base/host_port.h>
 
 #include <netdb.h>
 #include <netinet/in.h>
@@ -18,27 +19,6 @@ const sockaddr_in& as_v4(const TcpAddress& address) noexcept {
 }
 const sockaddr_in6& as_v6(const TcpAddress& address) noexcept {
     return reinterpret_cast<const sockaddr_in6&>(address.storage);
-}
-
-struct HostPort {
-    std::string host, port;
-};
-
-Result<HostPort> split(std::string_view address) {
-    const auto colon = address.rfind(':');
-    std::string_view host = address.substr(0, std::min(colon, address.size()));
-    const std::string_view port =
-        colon == std::string_view::npos ? std::string_view{} : address.substr(colon + 1);
-    const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
-    if (bracketed) host = host.substr(1, host.size() - 2);
-    std::uint16_t number = 0;
-    const auto [rest, error] = std::from_chars(port.data(), port.data() + port.size(), number);
-    const bool whole = !port.empty() && error == std::errc{} && rest == port.data() + port.size();
-    if (!whole || (!bracketed && host.find(':') != std::string_view::npos)) {
-        return fail(Errc::Invalid, "expected HOST:PORT such as 10.0.0.1:7001 or [::1]:7001, saw \"{}\"",
-                    address);
-    }
-    return HostPort{std::string(host), std::string(port)};
 }
 
 }  // namespace
@@ -64,17 +44,18 @@ bool TcpAddress::loopback() const noexcept {
 }
 
 Result<std::vector<TcpAddress>> resolve_tcp(std::string_view address, bool passive) {
-    auto parts = split(address);
+    const auto parts = HostPort::parse(address);
     if (!parts) return fail(parts.error());
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_NUMERICSERV | AI_NUMERICHOST | (passive ? AI_PASSIVE : 0);
     addrinfo* found = nullptr;
     const char* host = parts->host.empty() ? nullptr : parts->host.c_str();
-    int error = ::getaddrinfo(host, parts->port.c_str(), &hints, &found);
+    const std::string port = std::to_string(parts->port);
+    int error = ::getaddrinfo(host, port.c_str(), &hints, &found);
     if (error == EAI_NONAME) {
         hints.ai_flags &= ~AI_NUMERICHOST;
-        error = ::getaddrinfo(host, parts->port.c_str(), &hints, &found);
+        error = ::getaddrinfo(host, port.c_str(), &hints, &found);
     }
     if (error != 0) return fail(Errc::PeerDown, "{} does not resolve: {}", address, ::gai_strerror(error));
     const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, &::freeaddrinfo);

@@ -74,8 +74,7 @@ void Branch::down(const Error& why) {
     state_ = state_ == State::Leaving ? State::Gone : State::Down;
     own_id_ = 0;
     own_until_ = renew_at_ = Instant::never();
-    retry_at_ = clock_.now() + wait_;
-    wait_ = std::min(wait_ * 2, kRetryMax);
+    retry_at_ = clock_.now() + retries_.next();
     for (auto& [id, ask] : std::exchange(asks_, {})) ask.done(fail(why));
 }
 
@@ -151,7 +150,7 @@ void Branch::own_answer(const wire::Body& body) {
     } else if (const auto* lease = std::get_if<wire::Lease>(&body)) {
         if (state_ == State::Joining) spdlog::info("event joined meta {} epoch {}", meta_, view_->epoch);
         state_ = State::Joined;
-        wait_ = kRetryMin;
+        retries_.reset();
         renew_at_ = clock_.now() + std::chrono::milliseconds(lease->lease_ms) / 4;
     } else {
         failure_ = Error{Errc::Corrupt, fmt::format("meta at {} answered with an unexpected {}", meta_,

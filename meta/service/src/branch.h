@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include <cmpool/base/backoff.h>
 #include <cmpool/meta/office.h>
 
 namespace cmpool::meta {
@@ -73,7 +74,7 @@ private:
     Instant own_until_ = Instant::never();
     Instant renew_at_ = Instant::never();
     Instant retry_at_{};
-    std::chrono::milliseconds wait_ = kRetryMin;
+    Backoff retries_{kRetryMin, kRetryMax};
     Instant fetch_after_{};
     std::map<std::uint64_t, Ask> asks_;  ///< by id, so the oldest comes first
     Openings openings_;

@@ -8,6 +8,8 @@
 #include <utility>
 
 #include <cmpool/base/assert.h>
+#include <cmpool/base/backoff.h>
+#include <cmpool/base/host_port.h>
 #include <cmpool/base/unique_fd.h>
 #include <cmpool/meta/shared_store.h>
 
@@ -187,19 +189,21 @@ private:
     // ---- the watching thread ----
 
     void watch() {
-        auto pause = kRetryMin;
+        Backoff pauses(kRetryMin, kRetryMax);
         for (std::uint64_t from = 0; !stopping();) {
             if (from == 0) {
                 const auto snapshot = read_all();
                 if (!snapshot) {
-                    sleep(std::exchange(pause, std::min(pause * 2, kRetryMax)));
+                    sleep(pauses.next());
                     continue;
                 }
                 from = *snapshot;
             }
-            const bool heard = follow(from);
-            pause = heard ? kRetryMin : std::min(pause * 2, kRetryMax);
-            if (!heard) sleep(pause);
+            if (follow(from)) {
+                pauses.reset();
+            } else {
+                sleep(pauses.next());
+            }
         }
         const std::scoped_lock lock(mutex_);
         watcher_done_ = true;
@@ -321,10 +325,8 @@ Result<EtcdAddress> parse_etcd(std::string_view uri) {
     while (true) {
         const auto comma = rest.find(',');
         const auto endpoint = rest.substr(0, comma);
-        const auto colon = endpoint.rfind(':');
-        if (colon == std::string_view::npos || colon == 0) return wrong();
-        const auto port = endpoint.substr(colon + 1);
-        if (port.empty() || port.find_first_not_of("0123456789") != std::string_view::npos) return wrong();
+        const auto where = HostPort::parse(endpoint);
+        if (!where || where->host.empty()) return wrong();
         address.endpoints.emplace_back(endpoint);
         if (comma == std::string_view::npos) break;
         rest = rest.substr(comma + 1);

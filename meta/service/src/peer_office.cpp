@@ -183,7 +183,7 @@ Result<void> PeerOffice::be_in_view() {
         if (auto joined = membership_.join(config_.self, 0, now); !joined) return joined;
     }
     if (std::exchange(silent_, false)) spdlog::info("event store_answers epoch {}", view()->epoch);
-    wait_ = kRetryMin;
+    retries_.reset();
     return {};
 }
 
@@ -199,11 +199,9 @@ void PeerOffice::answered() {
 
 void PeerOffice::silent(const Error& why) {
     // Also who has never had an answer says so, once.
-    if (!std::exchange(silent_, true) || !std::exchange(said_silent_, true))
-        spdlog::warn("event store_silent reason \"{}\"", why.detail);
-    said_silent_ = true;
-    beat_at_ = clock_.now() + wait_;
-    wait_ = std::min(wait_ * 2, kRetryMax);
+    if (!silent_ || !said_silent_) spdlog::warn("event store_silent reason \"{}\"", why.detail);
+    silent_ = said_silent_ = true;
+    beat_at_ = clock_.now() + retries_.next();
 }
 
 void PeerOffice::judge() {

@@ -5,6 +5,7 @@
 
 #include <unordered_map>
 
+#include <cmpool/base/backoff.h>
 #include <cmpool/meta/shared_store.h>
 
 namespace cmpool::meta {
@@ -14,7 +15,7 @@ namespace cmpool::meta {
 /// lease after it has come back.
 class PeerOffice final : public StoreOffice {
 public:
-    /// The store is asked again so soon after it was silent, and half as often each time, up to kRetryMax.
+    /// Waits before the store is asked again.
     static constexpr std::chrono::milliseconds kRetryMin{50};
     static constexpr std::chrono::milliseconds kRetryMax{500};
     /// How often leases are looked at.
@@ -64,7 +65,7 @@ private:
     Instant beat_at_{};
     Instant look_at_{};
     Instant fetch_after_{};
-    std::chrono::milliseconds wait_ = kRetryMin;
+    Backoff retries_{kRetryMin, kRetryMax};
 };
 
 }  // namespace cmpool::meta

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -8,6 +9,7 @@
 #include <cmpool/base/assert.h>
 #include <cmpool/base/bytes.h>
 #include <cmpool/base/clock.h>
+#include <cmpool/base/host_port.h>
 #include <cmpool/base/result.h>
 #include <cmpool/base/rng.h>
 #include <cmpool/base/unique_fd.h>
@@ -169,6 +171,23 @@ bool from_hex(std::string_view text, MutableBytes out) noexcept {
         out[index] = static_cast<std::byte>(value);
     }
     return true;
+}
+
+Result<HostPort> HostPort::parse(std::string_view text) {
+    const auto colon = text.rfind(':');
+    std::string_view host = text.substr(0, std::min(colon, text.size()));
+    const std::string_view port =
+        colon == std::string_view::npos ? std::string_view{} : text.substr(colon + 1);
+    const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
+    if (bracketed) host = host.substr(1, host.size() - 2);
+    HostPort found{std::string(host)};
+    const auto [rest, error] = std::from_chars(port.data(), port.data() + port.size(), found.port);
+    const bool whole = !port.empty() && error == std::errc{} && rest == port.data() + port.size();
+    if (!whole || (!bracketed && host.find(':') != std::string_view::npos)) {
+        return fail(Errc::Invalid, "expected HOST:PORT such as 10.0.0.1:7001 or [::1]:7001, saw \"{}\"",
+                    text);
+    }
+    return found;
 }
 
 }  // namespace cmpool
