@@ -271,8 +271,10 @@ bool Sealer::open_chunk(Opening& opening, std::uint32_t chunk, Cursor& cursor, s
             std::memcpy(piece_.data(), foreign, to.size());
             from = piece_.data();
             foreign += to.size();
-            // The next piece comes while this one is worked on. Behind the chunk's end there is its trailer.
-            for (std::size_t ahead = 0; ahead < to.size(); ahead += 64) __builtin_prefetch(foreign + ahead);
+            // The piece behind the next one comes while this one is worked on, into the second cache: the
+            // first takes too few lines at once. At the pool's end that asks for nothing, and harms nothing.
+            for (std::size_t line = 0; line < to.size(); line += 64)
+                __builtin_prefetch(foreign + to.size() + line, 0, 2);
         }
         fine = fine && EVP_DecryptUpdate(context, raw(to.data()), &written, raw(from),
                                          static_cast<int>(to.size())) == 1;

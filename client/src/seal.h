@@ -19,7 +19,7 @@ namespace cmpool::client {
 
 /// A sealed block is its plain bytes in chunks, each encrypted by itself, so that a part of a block can be
 /// read alone. Behind each chunk stands its trailer.
-inline constexpr std::uint32_t kSealChunkBytes = 16 * KiB;
+inline constexpr std::uint32_t kSealChunkBytes = 64 * KiB;
 inline constexpr std::uint32_t kSealTrailerBytes = 32;
 inline constexpr std::uint32_t kSealStrideBytes = kSealChunkBytes + kSealTrailerBytes;
 
@@ -37,7 +37,7 @@ inline constexpr std::uint32_t kSealStrideBytes = kSealChunkBytes + kSealTrailer
 }
 /// Largest block of a sealed namespace.
 inline constexpr std::uint64_t kSealedPlainMax = *plain_bytes(model::kBlockBytesMax);
-static_assert(kSealedPlainMax == 64 * MiB - 130'848);  // as the headers and READMEs say
+static_assert(kSealedPlainMax == 64 * MiB - 32'768);  // as the headers and READMEs say
 static_assert(sealed_bytes(kSealedPlainMax) == model::kBlockBytesMax);
 static_assert(sealed_bytes(1) == 33 && plain_bytes(33) == 1U && !plain_bytes(32) && !plain_bytes(0));
 static_assert(sealed_bytes(kSealChunkBytes) == kSealStrideBytes && !plain_bytes(kSealStrideBytes + 32));
@@ -72,7 +72,7 @@ struct SealedCut {
 
 /// Seals and opens the blocks of one namespace with AES-256-GCM.
 ///
-///   Layout   chunk: ciphertext (16 KiB, the block's last one less), then its trailer: salt (12 bytes, one a
+///   Layout   chunk: ciphertext (64 KiB, the block's last one less), then its trailer: salt (12 bytes, one a
 ///            block), the block's plain length (u32 little endian), tag (16)
 ///   Always   each put of a block has a key of its own: keyed BLAKE2b over salt, length and the block's
 ///   digest,

@@ -241,7 +241,7 @@ public:
     ///
     /// With a seal key, here or in the file that the URI names, the namespace is a sealed one: what is put is
     /// encrypted before it leaves this process, and a block that was not put with the same key, or that
-    /// anybody has changed, is a miss. Sizes stay those of the plain bytes, up to 64 MiB less 130,848;
+    /// anybody has changed, is a miss. Sizes stay those of the plain bytes, up to 64 MiB less 32,768;
     /// checksums and `verify` add nothing there.
     ///
     /// Errors: Invalid for the URI or the specification, or a sealed one without a key; Denied and Mismatch
