@@ -3,6 +3,8 @@
 //   tcp   asking 160 bytes and hearing 4,240 over loopback, between two processes that do nothing else.
 //         Where the scheduler puts them decides more than all code above: on one core, or on two, where
 //         a sleeper has to be woken on the other one, or looks again and again (and yields in between).
+//         Then, on one core, what no server of many clients and many blocks can leave out: it waits by epoll,
+//         and finds each block as below; a client with a deadline waits by ppoll.
 //   shm   4 KiB from random places of many: a page; a block that is not aligned to pages; the same found
 //         by a cold line of an index, and believed after a look at its header: three misses in a row.
 //
@@ -21,9 +23,12 @@
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,10 +36,13 @@ namespace {
 
 constexpr std::size_t kAskBytes = 160;
 constexpr std::size_t kAnswerBytes = 4240;
+constexpr std::size_t kBatch = 16;
+constexpr std::size_t kLongBytes = 144 + kBatch * 4096;
 constexpr int kTrips = 10'000;
 constexpr int kRounds = 5;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHeader = 64;
+constexpr std::size_t kHead = 144;  // of an answer
 constexpr std::size_t kLine = 64;
 constexpr int kCopies = 20'000;
 
@@ -60,7 +68,7 @@ double median_us(std::vector<std::int64_t>& times) {
 enum class Waits { Sleeping, Looking };
 
 bool receive_all(int socket, std::size_t bytes, Waits waits) {
-    static std::array<char, kAnswerBytes> buffer;
+    static std::array<char, kLongBytes> buffer;
     for (std::size_t got = 0; got < bytes;) {
         const ssize_t more =
             ::recv(socket, buffer.data() + got, bytes - got, waits == Waits::Looking ? MSG_DONTWAIT : 0);
@@ -72,8 +80,12 @@ bool receive_all(int socket, std::size_t bytes, Waits waits) {
 }
 
 void send_all(int socket, std::size_t bytes) {
-    static const std::array<char, kAnswerBytes> buffer{};
-    if (::send(socket, buffer.data(), bytes, MSG_NOSIGNAL) != static_cast<ssize_t>(bytes)) give_up("send");
+    static const std::array<char, kLongBytes> buffer{};
+    for (std::size_t sent = 0; sent < bytes;) {
+        const ssize_t more = ::send(socket, buffer.data() + sent, bytes - sent, MSG_NOSIGNAL);
+        if (more < 0) give_up("send");
+        sent += static_cast<std::size_t>(more);
+    }
 }
 
 /// A core, or -1: wherever the scheduler likes.
@@ -85,7 +97,9 @@ void stay_on(int core) {
     if (::sched_setaffinity(0, sizeof cores, &cores) != 0) give_up("sched_setaffinity");
 }
 
-double round_trip_us(int asking_core, int answering_core, Waits waits) {
+/// The median time of a trip between two processes: what `trip` does here, while `serve` answers there.
+template <class Serve, class Trip>
+double between_processes_us(int asking_core, int answering_core, const Serve& serve, const Trip& trip) {
     const int door = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -101,7 +115,7 @@ double round_trip_us(int asking_core, int answering_core, Waits waits) {
         stay_on(answering_core);
         const int socket = ::accept(door, nullptr, nullptr);
         ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        while (receive_all(socket, kAskBytes, waits)) send_all(socket, kAnswerBytes);
+        serve(socket);
         ::_exit(0);
     }
     ::close(door);
@@ -112,16 +126,27 @@ double round_trip_us(int asking_core, int answering_core, Waits waits) {
     ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     if (::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) give_up("connect");
     std::vector<std::int64_t> times;
-    for (int trip = 0; trip < kTrips; ++trip) {
+    for (int count = 0; count < kTrips; ++count) {
         const auto begin = now_ns();
-        send_all(socket, kAskBytes);
-        if (!receive_all(socket, kAnswerBytes, waits)) give_up("receive");
+        trip(socket);
         times.push_back(now_ns() - begin);
     }
     ::close(socket);
     ::waitpid(answering, nullptr, 0);
     ::sched_setaffinity(0, sizeof before, &before);
     return median_us(times);
+}
+
+double round_trip_us(int asking_core, int answering_core, Waits waits, std::size_t answer = kAnswerBytes) {
+    return between_processes_us(
+        asking_core, answering_core,
+        [&](int socket) {
+            while (receive_all(socket, kAskBytes, waits)) send_all(socket, answer);
+        },
+        [&](int socket) {
+            send_all(socket, kAskBytes);
+            if (!receive_all(socket, answer, waits)) give_up("receive");
+        });
 }
 
 // ---- shm ----
@@ -169,7 +194,56 @@ public:
         });
     }
 
+    /// A get of so many blocks from a server on the same core.
+    double served_us(std::size_t batch) {
+        return between_processes_us(
+            0, 0, [&](int socket) { serve(socket, batch); },
+            [&](int socket) {
+                send_all(socket, kAskBytes);
+                pollfd wait{socket, POLLIN, 0};
+                const timespec limit{.tv_sec = 1, .tv_nsec = 0};
+                std::array<iovec, kBatch + 1> into;
+                static std::array<char, kLongBytes> answer;
+                const std::size_t bytes = kHead + batch * kPage;
+                for (std::size_t got = 0; got < bytes;) {
+                    if (::ppoll(&wait, 1, &limit, nullptr) < 0) give_up("ppoll");
+                    std::size_t count = 0;
+                    for (std::size_t at = got; at < bytes;) {
+                        const std::size_t end = at < kHead ? kHead : at - (at - kHead) % kPage + kPage;
+                        into[count++] = {answer.data() + at, end - at};
+                        at = end;
+                    }
+                    const ssize_t more = ::readv(socket, into.data(), static_cast<int>(count));
+                    if (more <= 0) give_up("readv");
+                    got += static_cast<std::size_t>(more);
+                }
+            });
+    }
+
 private:
+    void serve(int socket, std::size_t batch) {
+        const int set = ::epoll_create1(0);
+        epoll_event event{.events = EPOLLIN, .data = {}};
+        ::epoll_ctl(set, EPOLL_CTL_ADD, socket, &event);
+        static std::array<char, kHead> head{};
+        while (::epoll_wait(set, &event, 1, 1000) >= 0) {
+            if (!receive_all(socket, kAskBytes, Waits::Sleeping)) return;
+            std::array<iovec, kBatch + 1> from;
+            from[0] = {head.data(), head.size()};
+            for (std::size_t at = 1; at <= batch; ++at) {
+                std::byte* block = data_ + random_() % count_ * (kHeader + kPage);
+                block += load(index_ + random_() % lines_ * kLine) & 0;
+                block += load(block) & 0;
+                from[at] = {block + kHeader, kPage};
+            }
+            msghdr message{};
+            message.msg_iov = from.data();
+            message.msg_iovlen = batch + 1;
+            if (::sendmsg(socket, &message, MSG_NOSIGNAL) != static_cast<ssize_t>(kHead + batch * kPage))
+                give_up("sendmsg");
+        }
+    }
+
     template <class Do>
     double each(const Do& work) {
         std::vector<std::int64_t> times;
@@ -220,6 +294,11 @@ int main(int count, char** words) {
            {"tcp, looking again and again, one core", [] { return round_trip_us(0, 0, Waits::Looking); }},
            {"tcp, looking again and again, two cores", [] { return round_trip_us(0, 1, Waits::Looking); }}});
     Blocks memory(blocks);
+    print({{"tcp, one core, from warm memory", [] { return round_trip_us(0, 0, Waits::Sleeping); }},
+           {"tcp, one core, epoll, a block that was found", [&] { return memory.served_us(1); }},
+           {"tcp, one core, 16 x 4 KiB from warm memory",
+            [] { return round_trip_us(0, 0, Waits::Sleeping, kLongBytes); }},
+           {"tcp, one core, epoll, 16 blocks that were found", [&] { return memory.served_us(kBatch); }}});
     print({{"shm, a page", [&] { return memory.page_us(); }},
            {"shm, a block behind its header", [&] { return memory.block_us(); }},
            {"shm, index line, then header, then block", [&] { return memory.found_us(); }}});
