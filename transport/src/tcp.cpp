@@ -1,9 +1,8 @@
-#include "owned_memory.h"
 #include "stream_listener.h"
+#include "table_segment.h"
 #include "tcp_lane.h"
 #include "tcp_socket.h"
 
-#include <algorithm>
 #include <mutex>
 
 #include <cmpool/transport/fabric.h>
@@ -19,39 +18,6 @@ constexpr Caps kCaps{.hard_revoke = true,
                      .op_bytes_max = kOpBytesMax,
                      .head_bytes_max = kHeadBytesMax,
                      .payload_bytes_max = kPayloadBytesMax};
-
-/// Memory that lanes of ours read and write for peers, while it is in the table.
-class TcpSegment final : public Segment {
-public:
-    TcpSegment(SegmentTable& table, Entropy& entropy, OwnedMemory owned, MutableBytes memory, Access access)
-        : table_(table),
-          owned_(std::move(owned)),
-          entry_(
-              std::make_shared<SegmentEntry>(entropy.next_u64(), Token{entropy.next_u64()}, access, memory)),
-          descriptor_(describe(
-              {.kind = SegmentKind::Tcp, .access = access, .segment = entry_->id, .length = memory.size()})) {
-        table_.add(entry_);
-    }
-    ~TcpSegment() override { table_.remove(entry_->id); }
-
-    [[nodiscard]] MutableBytes bytes() noexcept override { return entry_->memory; }
-    [[nodiscard]] const Descriptor& descriptor() const noexcept override { return descriptor_; }
-    [[nodiscard]] Token token() const noexcept override { return entry_->token; }
-    [[nodiscard]] Revocation revoke() override {
-        entry_->revoke();
-        return Revocation::Hard;
-    }
-    void punch() noexcept override {
-        entry_->revoke();
-        std::fill(entry_->memory.begin(), entry_->memory.end(), std::byte{});
-    }
-
-private:
-    SegmentTable& table_;
-    OwnedMemory owned_;
-    std::shared_ptr<SegmentEntry> entry_;
-    Descriptor descriptor_;
-};
 
 class TcpFabric final : public Fabric {
 public:
@@ -93,7 +59,11 @@ public:
 private:
     std::unique_ptr<Segment> make(OwnedMemory owned, MutableBytes memory, Access access) {
         const std::scoped_lock lock(entropy_mutex_);
-        return std::make_unique<TcpSegment>(table_, entropy_, std::move(owned), memory, access);
+        const std::uint64_t id = entropy_.next_u64();
+        return std::make_unique<TableSegment>(
+            table_, std::move(owned),
+            std::make_shared<SegmentEntry>(id, Token{entropy_.next_u64()}, access, memory),
+            describe({.kind = SegmentKind::Tcp, .access = access, .segment = id, .length = memory.size()}));
     }
 
     Entropy& entropy_;

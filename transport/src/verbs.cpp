@@ -1,5 +1,5 @@
-#include "owned_memory.h"
 #include "stream_listener.h"
+#include "table_segment.h"
 #include "tcp_socket.h"
 #include "verbs_lane.h"
 
@@ -13,42 +13,24 @@ namespace cmpool::transport {
 namespace {
 
 /// Memory that devices read and write for peers, as long as its grants last.
-class VerbsSegment final : public Segment {
+class VerbsSegment final : public TableSegment {
 public:
-    VerbsSegment(VerbsShared& shared, OwnedMemory owned, std::shared_ptr<VerbsEntry> entry)
-        : shared_(shared),
-          owned_(std::move(owned)),
-          entry_(std::move(entry)),
-          descriptor_(describe({.kind = SegmentKind::Verbs,
-                                .access = entry_->access,
-                                .segment = entry_->id,
-                                .base = entry_->base(),
-                                .length = entry_->memory.size()})) {
-        shared_.registry.add(entry_);
-        shared_.segments.add(entry_);
+    VerbsSegment(VerbsShared& shared, OwnedMemory owned, const std::shared_ptr<VerbsEntry>& entry)
+        : TableSegment(shared.segments, std::move(owned), entry,
+                       describe({.kind = SegmentKind::Verbs,
+                                 .access = entry->access,
+                                 .segment = entry->id,
+                                 .base = entry->base(),
+                                 .length = entry->memory.size()})),
+          registry_(shared.registry),
+          entry_(entry) {
+        registry_.add(entry_);
     }
-    ~VerbsSegment() override {
-        shared_.registry.remove(*entry_);
-        shared_.segments.remove(entry_->id);
-    }
-
-    [[nodiscard]] MutableBytes bytes() noexcept override { return entry_->memory; }
-    [[nodiscard]] const Descriptor& descriptor() const noexcept override { return descriptor_; }
-    [[nodiscard]] Token token() const noexcept override { return entry_->token; }
-    [[nodiscard]] Revocation revoke() override {
-        entry_->revoke();
-        return Revocation::Hard;
-    }
-    void punch() noexcept override {
-        entry_->revoke();
-        std::fill(entry_->memory.begin(), entry_->memory.end(), std::byte{});
-    }
+    ~VerbsSegment() override { registry_.remove(*entry_); }
 
 private:
-    VerbsShared& shared_;
-    OwnedMemory owned_;
+    VerbsRegistry& registry_;
     std::shared_ptr<VerbsEntry> entry_;
-    Descriptor descriptor_;
 };
 
 class VerbsFabric final : public Fabric {
@@ -122,7 +104,7 @@ private:
         for (const auto& device : shared_.devices) {
             if (auto ready = entry->prepare(*device); !ready) return fail(ready.error());
         }
-        return std::make_unique<VerbsSegment>(shared_, std::move(owned), std::move(entry));
+        return std::make_unique<VerbsSegment>(shared_, std::move(owned), entry);
     }
 
     std::uint64_t draw() {
