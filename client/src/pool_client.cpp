@@ -160,7 +160,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open(std::string_view uri, const
     return open_in(system_environment(), *parsed, spec);
 }
 
-Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment, const PoolUri& named,
+Result<std::unique_ptr<PoolClient>> PoolClient::open_in(const Environment& environment, const PoolUri& named,
                                                         const NamespaceSpec& wanted) {
     PoolUri uri = named;
     NamespaceSpec spec = wanted;
@@ -174,7 +174,7 @@ Result<std::unique_ptr<PoolClient>> PoolClient::open_in(Environment environment,
         return fail(Errc::Invalid,
                     "expected a seal key (seal_key_file= in the URI) for a sealed namespace, saw none");
     if (auto fine = spec.check(); !fine) return fail(fine.error());
-    auto shards = std::make_shared<Shards>(std::move(environment), uri, spec);
+    auto shards = std::make_shared<Shards>(environment, uri, spec);
     std::unique_ptr<PoolClient> client(new PoolClient(std::make_unique<Inside>(shards)));
     const Instant deadline = client->inside_->now() + uri.deadline;
     for (;;) {

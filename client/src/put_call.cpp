@@ -90,6 +90,7 @@ void PutCall::begin_shard(std::uint32_t shard, std::vector<std::uint32_t> items)
     if (shards()[shard].can_pull() || total <= kPutUnaskedBytes) return queue(shard, items);
     // Large, and the bytes would travel: ask first what is there already.
     std::vector<Digest> keys;
+    keys.reserve(items.size());
     for (const std::uint32_t index : items) keys.push_back(items_[index].key);
     asked_.push_back({shard, std::move(items)});
     const std::uint64_t part = kWanted | (asked_.size() - 1);

@@ -7,10 +7,13 @@
 namespace cmpool::client {
 
 Shards::Shards(const Environment& environment, PoolUri uri, NamespaceSpec spec)
-    : environment_(environment), uri_(std::move(uri)), spec_(std::move(spec)), windows_(environment) {
+    : environment_(environment),
+      uri_(std::move(uri)),
+      spec_(std::move(spec)),
+      windows_(environment),
+      seeds_(1 + uri_.others.size()) {
     add_node(uri_.address, 0);
     for (const auto& address : uri_.others) add_node(address, 0);
-    seeds_ = nodes_.size();
     if (uri_.seal_key)
         sealer_ = std::make_unique<Sealer>(*uri_.seal_key, this->spec(), *environment_.entropy);
 }

@@ -163,7 +163,7 @@ private:
     std::vector<std::shared_ptr<Session>> sessions_;
     std::vector<Node> nodes_;  ///< those of the URI first
     std::size_t home_ = 0;
-    std::size_t seeds_ = 1;
+    std::size_t seeds_;
     std::unique_ptr<model::Placement> placement_;  ///< where there are several members
     std::vector<std::size_t> node_of_seat_;
     /// Where blocks lay before somebody began to drain; null where nobody does.

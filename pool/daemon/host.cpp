@@ -235,7 +235,7 @@ Result<void> prepare_runtime_folder(const std::string& folder) {
 Result<void> prepare_data_folder(const std::string& folder) { return make_folder(folder, 0700, 0022); }
 
 Result<std::uint64_t> choose_capacity(std::uint64_t wanted, const std::string& folder) {
-    const auto room = free_bytes(folder);
+    auto room = free_bytes(folder);
     if (!room) return room;
     if (wanted != 0) {
         if (auto fits = check_capacity(wanted, *room, folder); !fits) return fail(fits.error());

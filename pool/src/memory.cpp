@@ -98,6 +98,7 @@ Result<DomainStore*> Memory::domain(std::uint32_t domain_id) {
 // its blocks.
 std::unique_ptr<transport::Segment> Memory::take_segment(const Claim& claim) {
     std::vector<Quotas::DomainSegments> all;
+    all.reserve(domains_.size());
     for (const auto& [id, store] : domains_) all.push_back({id, store->segment_count()});
     for (const std::uint32_t id :
          quotas_.givers(claim, all, segments_total_ - segments_missing_, segment_bytes_)) {

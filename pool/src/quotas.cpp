@@ -118,6 +118,7 @@ std::vector<std::uint32_t> Quotas::givers(const Claim& claim, std::span<const Do
                std::tuple(other.priority, one.lent, other.domain_id);
     });
     std::vector<std::uint32_t> givers;
+    givers.reserve(found.size());
     for (const auto& each : found) givers.push_back(each.domain_id);
     return givers;
 }

@@ -16,15 +16,14 @@ Result<std::unique_ptr<Server>> Server::create(ServerConfig config, const Clock&
     const std::uint64_t incarnation = entropy.next_u64() | 1;
     auto all = Memory::create(config, clock, memory, incarnation);
     if (!all) return fail(all.error());
-    return std::make_unique<ServerImpl>(std::move(config), clock, entropy, directory, processes,
-                                        std::move(*all), incarnation);
+    return std::make_unique<ServerImpl>(std::move(config), clock, directory, processes, std::move(*all),
+                                        incarnation);
 }
 
-ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy, Directory& directory,
-                       ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation)
+ServerImpl::ServerImpl(ServerConfig config, const Clock& clock, Directory& directory, ProcessWatch& processes,
+                       std::unique_ptr<Memory> memory, std::uint64_t incarnation)
     : config_(std::move(config)),
       clock_(clock),
-      entropy_(entropy),
       directory_(directory),
       processes_(processes),
       memory_(std::move(memory)),

@@ -174,8 +174,8 @@ struct Lease {
 
 class ServerImpl final : public Server, private MemberNews {
 public:
-    ServerImpl(ServerConfig config, const Clock& clock, Entropy& entropy, Directory& directory,
-               ProcessWatch& processes, std::unique_ptr<Memory> memory, std::uint64_t incarnation);
+    ServerImpl(ServerConfig config, const Clock& clock, Directory& directory, ProcessWatch& processes,
+               std::unique_ptr<Memory> memory, std::uint64_t incarnation);
     ~ServerImpl() override;
 
     PeerId add(std::unique_ptr<transport::Lane> lane) override;
@@ -292,7 +292,6 @@ private:
 
     ServerConfig config_;
     const Clock& clock_;
-    Entropy& entropy_;
     Directory& directory_;
     ProcessWatch& processes_;
     std::unique_ptr<Memory> memory_;

@@ -181,6 +181,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Exists& ask) {
     std::vector<ExtentId> found(ask.digests.size());
     space->store->find(ask.digests, found);
     std::vector<Outcome> outcomes;
+    outcomes.reserve(found.size());
     for (const ExtentId extent : found)
         outcomes.push_back(missing(*space->store, extent) ? Outcome::Miss : Outcome::Ok);
     send(peer, id, wire::Outcomes{.outcomes = outcomes});

@@ -94,12 +94,12 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"index_bytes", index_bytes},
         {"private_bytes", index_bytes},
     };
-    static const std::array<wire::Body, 16> kRequests{
+    const std::array<wire::Body, 16> requests{
         wire::Join{},    wire::Renew{},         wire::Resolve{},      wire::ViewRequest{},
         wire::Hello{},   wire::OpenNamespace{}, wire::Attach{},       wire::Match{},
         wire::Release{}, wire::Exists{},        wire::Get{},          wire::Remove{},
         wire::Put{},     wire::List{},          wire::StatsRequest{}, wire::BrokenSeals{}};
-    for (const auto& body : kRequests) {
+    for (const auto& body : requests) {
         stats.push_back({fmt::format("messages_{}", wire::name_of(body)), counts_.messages[body.index()]});
     }
     add_tenant_stats(stats);

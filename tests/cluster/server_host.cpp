@@ -76,7 +76,7 @@ ServerHost::ServerHost(SimWorld& world, ServerOptions options, std::uint64_t see
     if (!options_.processes) options_.processes = std::make_shared<SimProcesses>(options_.lies_about_deaths);
     auto controller = meta::Controller::open(store_, entropy_);
     REQUIRE(controller);
-    controller_ = std::make_unique<meta::Controller>(std::move(*controller));
+    controller_ = std::make_unique<meta::Controller>(*controller);
     directory_ = std::make_unique<Directory>(*this);
     world_.on_wake(options_.host, [this] { wake(); });
     start();

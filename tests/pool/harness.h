@@ -37,6 +37,9 @@ public:
         held.push_back([done = std::move(done), record] { done(record); });
         if (!hold) answer();
     }
+    void ask(wire::Body /*question*/, std::optional<std::uint32_t> /*uid*/, AskDone done) override {
+        done(fail(Errc::Unsupported, "this server belongs to no cluster"));
+    }
     void answer() {
         for (auto& each : std::exchange(held, {})) each();
     }

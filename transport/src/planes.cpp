@@ -19,6 +19,7 @@ constexpr std::array kKnown{Known{"verbs", open_verbs}};
 
 std::vector<std::string> plane_names() {
     std::vector<std::string> names;
+    names.reserve(kKnown.size());
     for (const Known& known : kKnown) names.emplace_back(known.name);
     return names;
 }

@@ -48,12 +48,14 @@ void define_values(py::module_& module) {
         .def_property_readonly("outcomes",
                                [](const Report& report) {
                                    std::vector<std::uint32_t> all;
+                                   all.reserve(report.blocks.size());
                                    for (const auto& block : report.blocks) all.push_back(block.outcome);
                                    return all;
                                })
         .def_property_readonly("bytes",
                                [](const Report& report) {
                                    std::vector<std::uint32_t> all;
+                                   all.reserve(report.blocks.size());
                                    for (const auto& block : report.blocks) all.push_back(block.bytes);
                                    return all;
                                })
@@ -205,7 +207,7 @@ PYBIND11_MODULE(_cmpool, module) {
     using namespace cmpool::python;
     py::register_exception_translator([](std::exception_ptr thrown) {
         try {
-            if (thrown) std::rethrow_exception(thrown);
+            if (thrown) std::rethrow_exception(std::move(thrown));
         } catch (const Failed& failed) {
             raise(failed);
         } catch (const py::cast_error& wrong) {

@@ -182,7 +182,7 @@ public:
 private:
     [[nodiscard]] std::string full(std::string_view key) const { return prefix_ + std::string(key); }
     [[nodiscard]] std::string name(std::string_view key) const { return to_base64(full(key)); }
-    [[nodiscard]] std::string plain(std::string key) const {
+    [[nodiscard]] std::string plain(const std::string& key) const {
         return key.starts_with(prefix_) ? key.substr(prefix_.size()) : std::string();
     }
 

@@ -89,8 +89,7 @@ Result<std::unique_ptr<Office>> open_head_office(Store& store, const Clock& cloc
     auto membership = Membership::open(store, clock.now(), config.self.node_id, config.times);
     if (!membership) return fail(membership.error());
     if (auto joined = membership->join(config.self, 0, clock.now()); !joined) return fail(joined.error());
-    return std::make_unique<HeadOffice>(clock, std::move(*controller), std::move(*membership),
-                                        std::move(config));
+    return std::make_unique<HeadOffice>(clock, *controller, std::move(*membership), std::move(config));
 }
 
 }  // namespace cmpool::meta

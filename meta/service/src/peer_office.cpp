@@ -21,7 +21,7 @@ std::chrono::seconds at_the_store(std::chrono::milliseconds lease) {
 
 PeerOffice::PeerOffice(SharedStore& store, const Clock& clock, Controller controller, Membership membership,
                        OfficeConfig config)
-    : StoreOffice(clock, std::move(controller), std::move(membership), std::move(config)),
+    : StoreOffice(clock, controller, std::move(membership), std::move(config)),
       store_(store),
       lease_seconds_(at_the_store(config_.times.lease)) {}
 

@@ -35,8 +35,8 @@ private:
 /// Reads what a RecordWriter wrote; after the first field that does not fit all others are empty.
 class RecordReader {
 public:
-    explicit RecordReader(std::string_view bytes) : rest_(bytes) {
-        good_ = !rest_.empty() && rest_.front() == kRecordVersion;
+    explicit RecordReader(std::string_view bytes)
+        : rest_(bytes), good_(!bytes.empty() && bytes.front() == kRecordVersion) {
         if (good_) rest_.remove_prefix(1);
     }
     std::uint64_t number() {
@@ -67,7 +67,7 @@ private:
     }
 
     std::string_view rest_;
-    bool good_ = false;
+    bool good_;
 };
 
 }  // namespace cmpool::meta

@@ -23,7 +23,7 @@ class StoreOffice : public Office {
 public:
     StoreOffice(const Clock& clock, Controller controller, Membership membership, OfficeConfig config)
         : clock_(clock),
-          controller_(std::move(controller)),
+          controller_(controller),
           membership_(std::move(membership)),
           config_(std::move(config)) {
         if (config_.network != nullptr)

@@ -66,6 +66,7 @@ Encoded put(Builder& b, const Attach& m) {
 }
 Encoded put(Builder& b, const Attached& m) {
     std::vector<flatbuffers::Offset<fb::Grant>> grants;
+    grants.reserve(m.segments.size());
     for (const auto& segment : m.segments) grants.push_back(grant(b, segment));
     const auto index = grant(b, m.index);
     const auto control = grant(b, m.control);
@@ -120,6 +121,7 @@ Encoded put(Builder& b, const StatsRequest&) {
 }
 Encoded put(Builder& b, const Stats& m) {
     std::vector<flatbuffers::Offset<fb::Stat>> stats;
+    stats.reserve(m.stats.size());
     for (const auto& [name, value] : m.stats) stats.push_back(fb::CreateStat(b, b.CreateString(name), value));
     return done(fb::Body::Stats, fb::CreateStats(b, b.CreateVector(stats)));
 }
@@ -145,6 +147,7 @@ flatbuffers::Offset<fb::Member> member(Builder& b, const model::Member& m) {
 }
 Encoded put(Builder& b, const Members& m) {
     std::vector<flatbuffers::Offset<fb::Member>> members;
+    members.reserve(m.view.members.size());
     for (const auto& each : m.view.members) members.push_back(member(b, each));
     const auto list = b.CreateVector(members);
     return done(fb::Body::Members, fb::CreateMembers(b, m.view.epoch, list));

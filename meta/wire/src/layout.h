@@ -2,6 +2,7 @@
 
 #include "messages_generated.h"
 
+#include <bit>
 #include <cstddef>
 
 #include <cmpool/wire/messages.h>
@@ -9,7 +10,7 @@
 // The fixed-size structs of the schema lie in memory as ours do, so lists of them need no copying.
 namespace cmpool::wire {
 
-static_assert(FLATBUFFERS_LITTLEENDIAN);
+static_assert(std::endian::native == std::endian::little);
 static_assert(sizeof(model::Digest) == sizeof(fb::Digest));
 static_assert(sizeof(PutItem) == sizeof(fb::PutItem) && alignof(PutItem) == alignof(fb::PutItem));
 static_assert(offsetof(PutItem, window_offset) == 16 && offsetof(PutItem, position) == 28);

@@ -249,7 +249,7 @@ public:
     [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open(
         std::string_view uri, const NamespaceSpec& spec, const std::optional<SealKey>& seal_key = {});
     /// The same over other clocks, chance and back ends: simulation and tests.
-    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open_in(Environment environment,
+    [[nodiscard]] static Result<std::unique_ptr<PoolClient>> open_in(const Environment& environment,
                                                                      const PoolUri& uri,
                                                                      const NamespaceSpec& spec);
     ~PoolClient();

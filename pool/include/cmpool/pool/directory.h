@@ -31,9 +31,7 @@ public:
     /// A question that is meta's to answer: about views, members, other nodes' namespaces. `uid` is the
     /// kernel's word on who asks.
     using AskDone = std::function<void(Result<wire::Body>)>;
-    virtual void ask(wire::Body /*question*/, std::optional<std::uint32_t> /*uid*/, AskDone done) {
-        done(fail(Errc::Unsupported, "this server belongs to no cluster"));
-    }
+    virtual void ask(wire::Body question, std::optional<std::uint32_t> uid, AskDone done) = 0;
     /// The lane on which a member had joined has ended.
     virtual void lane_lost(std::uint64_t /*node_id*/, std::uint64_t /*incarnation*/) {}
     /// A client knows of a later epoch than we do.
