@@ -22,7 +22,6 @@ from cmpool_testing import LOOK_S, Network, eventually  # noqa: E402  pylint: di
 BIN = os.path.abspath(sys.argv.pop(1)) if len(sys.argv) > 1 else "."
 PORT = 7411
 LEASE_MS = 1000
-NODES = 3
 PATIENCE_S = 30
 CLIENT = "client"
 DEADLINE_MS = 500
@@ -70,17 +69,21 @@ def write_trace(path, requests):
             file.write("\n")
 
 
-class Hosts(unittest.TestCase):
+class Cluster(unittest.TestCase):
+    """`NODES` hosts with a node each, the first of which keeps meta, and a host for clients."""
+
+    NODES = 3
+
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="cmpool-hosts-", dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.folder)
-        self.network = Network([*range(NODES), CLIENT])
+        self.network = Network([*range(self.NODES), CLIENT])
         self.addCleanup(self.network.remove)
         self.nodes = []
         self.addCleanup(lambda: [node.process.kill() for node in self.nodes if node.process.poll() is None])
-        for at in range(NODES):
+        for at in range(self.NODES):
             self.nodes.append(Node(self.network, at, self.folder))
-        self.assertTrue(eventually(lambda: self.serving(0) == NODES))
+        self.assertTrue(eventually(lambda: self.serving(0) == self.NODES))
 
     def tearDown(self):
         for node in self.nodes:
@@ -100,6 +103,8 @@ class Hosts(unittest.TestCase):
     def uri(self, at):
         return f"cmpool://{self.network.address[at]}:{PORT}"
 
+
+class Cables(Cluster):
     def replay(self, requests, speed="max"):
         trace = os.path.join(self.folder, "trace.jsonl")
         write_trace(trace, requests)
@@ -120,19 +125,19 @@ class Hosts(unittest.TestCase):
     def test_a_node_whose_cable_is_cut_is_missed_and_comes_back(self):
         # 400 requests in 2 s.
         replay = self.replay(400, "2")
-        self.assertTrue(eventually(lambda: self.serving(1) == NODES))
+        self.assertTrue(eventually(lambda: self.serving(1) == self.NODES))
         self.network.cable(2, False)
         cut = time.monotonic()
-        self.assertTrue(eventually(lambda: self.serving(1) == NODES - 1))
+        self.assertTrue(eventually(lambda: self.serving(1) == self.NODES - 1))
         noticed = time.monotonic() - cut
         print(f"noticed after {noticed:.2f} s, lease {LEASE_MS / 1000} s", file=sys.stderr)
         self.assertLess(noticed, LEASE_MS / 1000 + 1 + LOOK_S + DEADLINE_MS / 1000)
         seen = self.ended(replay)
         self.assertEqual(seen["requests"], 400)
         self.network.cable(2, True)
-        self.assertTrue(eventually(lambda: self.serving(1) == NODES))
+        self.assertTrue(eventually(lambda: self.serving(1) == self.NODES))
         # Its own view, too.
-        self.assertTrue(eventually(lambda: self.serving(2, on=2) == NODES))
+        self.assertTrue(eventually(lambda: self.serving(2, on=2) == self.NODES))
         self.assertGreater(self.found(), 0)
 
     def test_what_meta_is_cut_off_from_goes_on_and_is_whole_afterwards(self):
@@ -145,7 +150,7 @@ class Hosts(unittest.TestCase):
         alone = self.ended(self.replay(200))
         self.assertGreater(alone["hit_blocks"], 0)
         self.network.cable(0, True)
-        self.assertTrue(eventually(lambda: self.serving(0) == NODES and self.serving(1) == NODES))
+        self.assertTrue(eventually(lambda: self.serving(0) == self.NODES and self.serving(1) == self.NODES))
         self.assertGreaterEqual(self.found(), again * 9 // 10)
 
     def test_a_client_that_is_cut_off_computes_and_finds_its_blocks_again(self):
@@ -158,6 +163,82 @@ class Hosts(unittest.TestCase):
         self.network.cable(CLIENT, True)
         self.ended(replay)
         self.assertTrue(eventually(lambda: self.found() >= whole))
+
+
+class Calls:
+    """What a client's calls have taken, as `caller` prints it."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.seen = []  # kind, begin in s, duration in ms, blocks
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            words = line.split()
+            if len(words) == 4:
+                self.seen.append((words[0], int(words[1]) / 1e6, int(words[2]) / 1e3, int(words[3])))
+
+    def between(self, begin, end):
+        return [call for call in self.seen if begin <= call[1] < end]
+
+    def end(self):
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        self.reader.join()
+        self.process.stdout.close()
+
+
+class CutOff(Cluster):
+    NODES = 5
+    CUT = (3, 4)
+    PART_S = 2
+    # Promised are 50 ms. A virtual machine's processors may be away for twice as long.
+    LATE_MS = 250
+    BLOCKS = 10  # of each call, on nearly all nodes
+
+    def part(self, calls, name):
+        """The calls of the next seconds: what they took, the longest last, and the part of their blocks that puts and
+        gets had."""
+        begin = time.monotonic()
+        threading.Event().wait(self.PART_S)
+        part = calls.between(begin, begin + self.PART_S)
+        self.assertTrue(part, name)
+        took = sorted(call[2] for call in part)
+        served = [call[3] for call in part if call[0] != "match"]
+        blocks = sum(served) / (self.BLOCKS * len(served))
+        print(f"{name}: {len(took)} calls, p50 {took[len(took) // 2]:.2f} ms, p99 {took[len(took) * 99 // 100]:.2f} ms, "
+              f"longest {took[-1]:.1f} ms, blocks {blocks:.0%}", file=sys.stderr)
+        return took, blocks
+
+    def test_a_client_cut_off_from_two_of_five_nodes_waits_for_a_deadline_once_and_then_no_more(self):
+        calls = Calls(self.network.on(CLIENT, os.path.join(BIN, "caller"), self.uri(0) + "?transport=tcp",
+                                      str(DEADLINE_MS)))
+        self.addCleanup(calls.end)
+        self.assertTrue(eventually(lambda: calls.seen))
+        _, blocks = self.part(calls, "whole")
+        self.assertGreater(blocks, 0.99)
+
+        self.network.apart((CLIENT, *self.CUT), True)
+        took, _ = self.part(calls, "cut")
+        self.assertGreater(took[-1], DEADLINE_MS / 2, "nobody noticed the cut")
+        self.assertLess(took[-1], DEADLINE_MS + self.LATE_MS)
+        # Once for each node that is away, if no call asks both.
+        self.assertLessEqual(sum(ms > DEADLINE_MS / 2 for ms in took), len(self.CUT))
+
+        took, blocks = self.part(calls, "open")
+        self.assertLess(took[-1], self.LATE_MS)
+        self.assertLess(took[len(took) * 99 // 100], DEADLINE_MS / 10)
+        self.assertGreater(blocks, 0.4)
+        # All others see each other: for the cluster nothing has happened.
+        self.assertEqual(self.serving(0, on=0), self.NODES)
+
+        self.network.apart((CLIENT, *self.CUT), False)
+        self.assertTrue(eventually(lambda: all(call[3] == self.BLOCKS for call in calls.seen[-100:])))
+        took, blocks = self.part(calls, "healed")
+        self.assertLess(took[-1], self.LATE_MS)
+        self.assertGreater(blocks, 0.99)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ class Network:
         """What is on its way through a cable that is pulled is lost, and nobody is told."""
         self._ip("-n", self.switch, "link", "set", self._port(name), "up" if plugged else "down")
 
+    def apart(self, names, apart):
+        """Whether these hosts are cut off from each other, silently; all others reach them, and they all others."""
+        for name in names:
+            self._ip("-n", self.switch, "link", "set", self._port(name), "type", "bridge_slave", "isolated",
+                     "on" if apart else "off")
+
     def on(self, name, *command):
         """The command that runs this one on a host."""
         return ["ip", "netns", "exec", self.space[name], *command]
