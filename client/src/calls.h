@@ -20,7 +20,7 @@ namespace cmpool::client {
 /// Room that one Get asks for; a larger batch becomes several, all on their way at once.
 inline constexpr std::uint64_t kGetChunkBytes = 8 * MiB;
 /// Payload of one Put, unless a single block is larger.
-inline constexpr std::uint64_t kPutChunkBytes = 4 * MiB;
+inline constexpr std::uint64_t kPutChunkBytes = 1 * MiB;
 /// Up to this size a put is sent without asking first what is wanted.
 inline constexpr std::uint64_t kPutUnaskedBytes = 256 * KiB;
 /// Payload that is summed up while the pool says which blocks it wants, where sums cannot follow payloads.

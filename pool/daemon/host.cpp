@@ -257,6 +257,13 @@ std::uint64_t resident_private_bytes(std::uint64_t client_pages) {
     return resident_unshared_bytes() + client_pages * round_up(sizeof(model::ControlPage), page_bytes);
 }
 
+std::optional<ProcessorTime> processor_time() {
+    std::ifstream account("/proc/thread-self/schedstat");
+    ProcessorTime time{};
+    if (!(account >> time.ran_ns >> time.waited_ns)) return std::nullopt;
+    return time;
+}
+
 Result<FolderLock> FolderLock::take(const std::string& folder) {
     const std::string path = folder + "/cmpoold.lock";
     for (int attempt = 0; attempt < kLockAttempts; ++attempt) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <cmpool/base/result.h>
@@ -40,6 +41,15 @@ inline constexpr std::uint32_t kDefaultShardsMax = 16;
 /// What is resident of this process and not shared memory (heap, stacks, the program's pages), and its
 /// clients' control pages. Not segments, and not the kernel's: page tables, socket buffers.
 [[nodiscard]] std::uint64_t resident_private_bytes(std::uint64_t client_pages);
+
+/// How long the calling thread has run, and how long it could have run and had no processor, which requests
+/// wait for as well.
+struct ProcessorTime {
+    std::uint64_t ran_ns;
+    std::uint64_t waited_ns;
+};
+/// None where the kernel keeps no such account.
+[[nodiscard]] std::optional<ProcessorTime> processor_time();
 
 /// Holds a folder for one daemon: a locked file with its pid, gone when this is.
 class FolderLock {

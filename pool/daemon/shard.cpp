@@ -1,5 +1,7 @@
 #include "shard.h"
 
+#include "host.h"
+
 #include <thread>
 #include <utility>
 
@@ -13,7 +15,15 @@ Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::Serve
     config.repair_bytes_per_second /= config.shards;
     config.scrub_bytes_per_second /= config.shards;
     for (config.shard = 0; config.shard < config.shards; ++config.shard) {
-        if (config.shard == 1) config.add_host_stats = nullptr;  // the first one speaks for the process
+        // The first one speaks for the process, each for its thread.
+        config.add_host_stats = [of_process =
+                                     config.shard == 0 ? config.add_host_stats : nullptr](auto& stats) {
+            if (of_process) of_process(stats);
+            if (const auto time = processor_time()) {
+                stats.push_back({"processor_ns", time->ran_ns});
+                stats.push_back({"processor_wait_ns", time->waited_ns});
+            }
+        };
         auto shard = std::make_unique<Shard>();
         auto loop = DataLoop::create();
         if (!loop) return fail(loop.error());

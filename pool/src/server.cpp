@@ -353,9 +353,12 @@ void ServerImpl::message(Peer& peer, Bytes head) {
     learn(peer, message->epoch);
     std::visit(
         [&]<class Ask>(const Ask& ask) {
-            constexpr bool kLoads = std::is_same_v<Ask, wire::Get> || std::is_same_v<Ask, wire::Match> ||
-                                    std::is_same_v<Ask, wire::Exists>;
-            if constexpr (kLoads || std::is_same_v<Ask, wire::Put>) waited(peer, ask.namespace_id, !kLoads);
+            constexpr bool kLoads = std::is_same_v<Ask, wire::Get> || std::is_same_v<Ask, wire::Match>;
+            constexpr bool kStores = std::is_same_v<Ask, wire::Put>;
+            // Who stores asks what is there already, and then sends the rest.
+            constexpr bool kEither = std::is_same_v<Ask, wire::Exists>;
+            if constexpr (kLoads || kStores || kEither)
+                waited(peer, ask.namespace_id, kStores || (kEither && peer.stores));
         },
         message->body);
     std::visit([&](const auto& ask) { handle(peer, message->request_id, ask); }, message->body);

@@ -34,8 +34,8 @@ inline constexpr std::size_t kNamespacesPerPeerMax = 64;
 /// Work of one serve(), before others have their turn: receive() calls, the time after which no other one
 /// begins, and bytes that are read from a client's memory.
 inline constexpr int kReceivesPerServe = 4;
-inline constexpr std::chrono::microseconds kServeTime{50};
-inline constexpr std::uint64_t kPullBytesPerServe = 2 * kPullBytes;
+inline constexpr std::chrono::microseconds kServeTime{25};
+inline constexpr std::uint64_t kPullBytesPerServe = kPullBytes;
 /// Questions of one client that are on their way to meta.
 inline constexpr std::size_t kAsksPerPeerMax = 64;
 /// Clients that are told of a new view at each tick, though they have not asked anything.

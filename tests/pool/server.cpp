@@ -97,6 +97,28 @@ TEST_CASE("a namespace that is not open on this lane is denied to every request,
     });
 }
 
+// A flood asks before each of its puts; were that a load, half of its turns would come before other tenants'
+// loads.
+TEST_CASE("who asks what is there has the turns of what it did before") {
+    on_both([](Over over) {
+        TestPool pool(over);
+        Client& client = pool.join();
+        const auto next = [&] { return pool.server->serve(pool.peers.front()).work; };
+        const Batch batch = blocks(1, 2, 5000);
+        const auto some = digests_of(1, 2);
+        (void)exists(pool, client, some);
+        CHECK(next() == Work::Loads);
+        CHECK(put(pool, client, batch) == AllOk{Outcome::Ok, Outcome::Ok});
+        CHECK(next() == Work::Stores);
+        (void)exists(pool, client, some);
+        CHECK(next() == Work::Stores);
+        CHECK(pool.outcomes(client, ask_get(client, some, 5000)) == AllOk{Outcome::Ok, Outcome::Ok});
+        CHECK(next() == Work::Loads);
+        (void)exists(pool, client, some);
+        CHECK(next() == Work::Loads);
+    });
+}
+
 // By the cluster's key it gets into every tenant's namespace: so it learns no secret, and reads nothing.
 TEST_CASE("a member asks what is there and puts, and nothing else") {
     on_both([](Over over) {

@@ -119,51 +119,71 @@ TEST_CASE("a tenant that others flood gets its quota back, and keeps it within t
 
 namespace {
 
+constexpr std::size_t kBlocks = 64;
+constexpr std::size_t kLoaders = 4;
+constexpr std::size_t kLoads = 1000;  ///< of each
+constexpr std::size_t kFlooders = 4;
+constexpr int kRounds = 5;
+
 struct Waits {
-    std::uint64_t loads = 0;
-    std::uint64_t p50_ns = 0;
-    std::uint64_t p99_ns = 0;
+    std::vector<std::uint64_t> p50_ns, p99_ns;
 };
 
-/// Of a tenant that only loads, with four clients, for a second.
-Waits loads_of(const Daemon& daemon, const std::string& name, const client::PoolClient& watcher) {
+/// Adds what the loads of a tenant have waited that does nothing else. It is a new one: waits are counted for
+/// each.
+void loads_of(const Daemon& daemon, const std::string& name, client::PoolClient& watcher, Waits& waits) {
     const Tenant tenant(daemon, name);
-    REQUIRE(put(*tenant.pool, 0, 64) == 64);
-    const auto domains = testing::statistic(const_cast<client::PoolClient&>(watcher), "domains");
+    // Its first memory comes from others, once their puts in it are over.
+    const auto limit = std::chrono::steady_clock::now() + 10s;
+    std::uint64_t stored = 0;
+    while (stored < kBlocks) {
+        REQUIRE(std::chrono::steady_clock::now() < limit);
+        stored += put(*tenant.pool, stored, 1);
+    }
     {
-        const Busy loading(tenant, 4, [](client::PoolClient& pool, std::uint64_t, std::uint64_t round) {
-            std::vector<std::byte> room(kBlockBytes);
-            (void)testing::get_one(pool, key(pool, round % 64), room);
-        });
-        const auto until = std::chrono::steady_clock::now() + 1s;
-        while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
+        std::vector<std::jthread> loaders;
+        for (std::size_t number = 0; number < kLoaders; ++number) {
+            loaders.emplace_back([&tenant] {
+                const auto pool = tenant.open();
+                std::vector<std::byte> room(kBlockBytes);
+                for (std::uint64_t load = 0; load < kLoads; ++load)
+                    (void)testing::get_one(*pool, key(*pool, load % kBlocks), room);
+            });
+        }
     }
     // Domains are numbered as they come.
-    const auto prefix = fmt::format("domain_{}_load", domains);
-    auto& pool = *tenant.pool;
-    return {testing::statistic(pool, prefix + "s"), testing::statistic(pool, prefix + "_wait_p50_ns"),
-            testing::statistic(pool, prefix + "_wait_p99_ns")};
+    const auto prefix = fmt::format("domain_{}_load", testing::statistic(watcher, "domains"));
+    CHECK(testing::statistic(watcher, prefix + "s") >= kLoaders * kLoads);
+    waits.p50_ns.push_back(testing::statistic(watcher, prefix + "_wait_p50_ns"));
+    waits.p99_ns.push_back(testing::statistic(watcher, prefix + "_wait_p99_ns"));
+}
+
+std::uint64_t median(std::vector<std::uint64_t> values) {
+    std::ranges::sort(values);
+    return values[values.size() / 2];
 }
 
 }  // namespace
 
 TEST_CASE("a flood of one tenant's stores hardly delays another's loads in the server") {
-    const Daemon daemon{{"--capacity", "64M", "--segment", "1M"}};
+    const Daemon daemon{{"--capacity", "64M", "--segment", "1M", "--shards", "1"}};
     const auto watcher = testing::open_pool(daemon.uri("?transport=tcp&deadline_ms=5000"));
-    const auto alone = loads_of(daemon, "alone", *watcher);
     const Tenant loud(daemon, "loud");
+    // In turns, since this machine has other work too.
+    Waits alone;
     Waits beside;
-    std::uint64_t slowed = 0;
-    {
-        const Busy flooding(loud, 4, flood);
-        beside = loads_of(daemon, "beside", *watcher);
-        slowed = testing::statistic(*watcher, "slowed_answers");
+    for (int round = 0; round < kRounds; ++round) {
+        loads_of(daemon, fmt::format("alone-{}", round), *watcher, alone);
+        const Busy flooding(loud, kFlooders, flood);
+        loads_of(daemon, fmt::format("beside-{}", round), *watcher, beside);
     }
-    MESSAGE("waits in the server, p50 and p99: alone ", alone.p50_ns, " and ", alone.p99_ns, " ns of ",
-            alone.loads, " loads; beside a flood ", beside.p50_ns, " and ", beside.p99_ns, " ns of ",
-            beside.loads, "; answers that asked to hold back: ", slowed);
-    CHECK(alone.loads > 100);
-    CHECK(beside.loads > 100);
-    // A slice of a store is never interrupted, and the flood has a processor less than we have threads.
-    CHECK(beside.p99_ns <= 2 * alone.p99_ns + 5'000'000);
+    const auto ran_ns = testing::statistic(*watcher, "processor_ns");
+    const auto waited_ns = testing::statistic(*watcher, "processor_wait_ns");
+    MESSAGE("waits in the server, p50 and p99: alone ", median(alone.p50_ns), " and ", median(alone.p99_ns),
+            " ns; beside a flood ", median(beside.p50_ns), " and ", median(beside.p99_ns),
+            " ns; its thread ran for ", ran_ns / 1'000'000, " ms and waited for a processor for ",
+            waited_ns / 1'000'000, " ms");
+    CHECK(ran_ns > 0);
+    // The flood alone has more threads than we may have processors.
+    CHECK(median(beside.p99_ns) <= 2 * median(alone.p99_ns) + 2'000'000);
 }

@@ -41,6 +41,45 @@ TEST_CASE("a payload gathered from many pieces arrives in their order") {
     });
 }
 
+// Whoever serves many lanes in one thread has others wait for as long as one receive() takes.
+TEST_CASE("a large message comes over a stream in slices, of which its begin and its end are two") {
+    constexpr std::uint64_t kSliceMax = 128 * KiB;
+    constexpr std::size_t kMessages = 3;
+    on_each([](Net& net) {
+        if (!net.streams()) return;
+        auto pair = net.pair();
+        auto& [listener, client, server] = pair;
+        const auto payload = pattern(1 * MiB);
+        std::vector<std::byte> landing(payload.size());
+        std::size_t events = 0;
+        std::size_t slices = 0;
+        server->on_place = [&](Lane&, Bytes, std::uint64_t, std::vector<MutableBytes>& into) {
+            ++events;
+            slices = 0;
+            into.emplace_back(landing);
+        };
+        server->on_message = [&](Lane&, Bytes) {
+            ++events;
+            CHECK(slices >= payload.size() / kSliceMax);
+        };
+        const Bytes gather[] = {payload};
+        // The server does not look before all is on its way.
+        for (std::uint64_t cookie = 1; cookie <= kMessages; ++cookie)
+            REQUIRE(post(net, *client, *client, {.gather = gather, .head = as_bytes("m"), .cookie = cookie}));
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        while (server->messages.size() < kMessages) {
+            REQUIRE(std::chrono::steady_clock::now() < limit);
+            client->pump();
+            events = 0;
+            ++slices;
+            server->pump();
+            CHECK(events <= 1);
+            (void)net.idle({client.get(), server.get()}, nullptr);
+        }
+        CHECK(landing == payload);
+    });
+}
+
 // Both sides send more than the sockets hold before either of them reads: a lane that waited for its
 // own sending would stand still.
 TEST_CASE("payloads larger than the socket buffers cross in both directions at once") {

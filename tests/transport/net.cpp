@@ -48,6 +48,7 @@ public:
         server_ = open_faulty(std::move(server_), kUnkind);
         client_ = open_faulty(std::move(client_), kUnkind);
     }
+    [[nodiscard]] bool streams() const override { return true; }
     [[nodiscard]] std::string address() override { return "127.0.0.1:0"; }
 };
 
@@ -63,6 +64,7 @@ public:
         client_ = open_faulty(std::move(client_), kUnkind);
     }
     ~ShmNet() override { std::filesystem::remove_all(folder_); }
+    [[nodiscard]] bool streams() const override { return true; }
     [[nodiscard]] std::string address() override { return folder_ + "/socket"; }
 
 private:

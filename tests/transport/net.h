@@ -88,6 +88,8 @@ public:
     [[nodiscard]] virtual Fabric& client() = 0;
     /// An address that server() can listen on.
     [[nodiscard]] virtual std::string address() = 0;
+    /// Whether messages come as bytes of a stream.
+    [[nodiscard]] virtual bool streams() const { return false; }
     /// Waits a little for one of the ends (or the listener) to have something to do; false when
     /// nothing can happen any more.
     virtual bool idle(std::initializer_list<End*> ends, Listener* listener) = 0;

@@ -29,7 +29,8 @@ void make_nonblocking(int socket) noexcept;
 /// arrive. `tcp` is this and nothing more; `shm` adds memory that both can see.
 ///
 ///   Limits  kLaneDepth operations; frame.h bounds each frame; one receive() moves at most
-///           kReceiveBytesMax and stops after kReceiveMessagesMax messages
+///           kReceiveBytesMax and stops after kReceiveMessagesMax messages, and where a large one begins or
+///           ends
 class StreamLane : public Lane {
 public:
     StreamLane(StreamPeer peer, const Caps& caps, const SegmentTable& table, Duties duties);
@@ -101,7 +102,7 @@ private:
     void end_payload(Receiver& receiver);
     [[nodiscard]] Result<void> begin_read_data();
     [[nodiscard]] Result<void> take_answer();
-    [[nodiscard]] Inbox::Filled fill();
+    [[nodiscard]] Inbox::Filled fill(std::uint64_t most);
 
     UniqueFd socket_;
     PeerIdentity identity_;

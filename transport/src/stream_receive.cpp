@@ -11,7 +11,7 @@ namespace cmpool::transport {
 namespace {
 
 // Of one receive(): others have their turns in between.
-constexpr std::uint64_t kReceiveBytesMax = 512 * KiB;
+constexpr std::uint64_t kReceiveBytesMax = 128 * KiB;
 constexpr std::size_t kReceiveMessagesMax = 16;
 constexpr std::uint64_t kLargePayloadBytes = 16 * KiB;
 constexpr std::size_t kHeadsBytes = 2 * KiB;         // most heads are shorter
@@ -30,7 +30,7 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
     // What came since then, event_fd() shows.
     if (std::exchange(drained_, false)) return 0;
     for (std::uint64_t moved = 0; moved < kReceiveBytesMax && messages_ < kReceiveMessagesMax;) {
-        const Inbox::Filled filled = fill();
+        const Inbox::Filled filled = fill(kReceiveBytesMax - moved);
         if (filled.got == Inbox::Got::Nothing) {
             if (send_failed_ && messages_ == 0) end(*send_failed_, Cause::Peer);
             break;
@@ -47,6 +47,8 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
         }
         moved += filled.bytes;
         heard_ = true;
+        const bool in_payload = stage_ == Stage::Payload;
+        const std::size_t ended_before = messages_;
         // All that is buffered is handled now: nothing else would say that it is there.
         while (advance(receiver)) {
         }
@@ -54,6 +56,9 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
             receiver.landed(*this, header_.payload_bytes - payload_left_);
         drained_ = filled.short_read && messages_ > 0;
         if (ended_ || drained_) break;
+        // What a large message asks for when it begins, and when it ends, takes time of its own.
+        const bool large = header_.payload_bytes >= kLargePayloadBytes;
+        if (large && (messages_ > ended_before || (!in_payload && stage_ == Stage::Payload))) break;
     }
     flush();
     if (messages_ > 0) return messages_;
@@ -61,13 +66,13 @@ Result<std::size_t> StreamLane::receive(Receiver& receiver) {
     return 0;
 }
 
-Inbox::Filled StreamLane::fill() {
+Inbox::Filled StreamLane::fill(std::uint64_t most) {
     if (stage_ != Stage::Payload || landing_ == nullptr) {
         // After a large payload comes another: what the inbox takes of it would be copied twice.
         const bool large = header_.payload_bytes >= kLargePayloadBytes;
-        return inbox_.fill(socket_.get(), large ? kHeadsBytes : Inbox::kInboxBytes);
+        return inbox_.fill(socket_.get(), std::min(most, large ? kHeadsBytes : Inbox::kInboxBytes));
     }
-    const auto filled = Inbox::fill(socket_.get(), *landing_, std::min(payload_left_, kReceiveBytesMax));
+    const auto filled = Inbox::fill(socket_.get(), *landing_, std::min(payload_left_, most));
     payload_left_ -= filled.bytes;
     return filled;
 }
