@@ -197,6 +197,8 @@ void Attachment::count_get(std::uint64_t hits, std::uint64_t misses, std::uint64
     add(page_.stale_reads, stale);
 }
 
+void Attachment::count_near(std::uint64_t hits) noexcept { add(page_.near_hits, hits); }
+
 void Attachment::count_broken(std::uint64_t blocks) noexcept { add(page_.broken_seals, blocks); }
 
 }  // namespace cmpool::client

@@ -93,6 +93,7 @@ public:
     void count_get(std::uint64_t hits, std::uint64_t misses, std::uint64_t bytes,
                    std::uint64_t stale) noexcept;
     void count_broken(std::uint64_t blocks) noexcept;
+    void count_near(std::uint64_t hits) noexcept;
 
 private:
     [[nodiscard]] static Copied open(const GetItem& item, Bytes payload, Sealer& sealer) noexcept;

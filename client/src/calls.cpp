@@ -131,6 +131,9 @@ void KeysCall::begin() {
         Shards::Owners owners;
         for (const std::uint32_t shard : shards().owners(0, keys_[index], owners))
             asked_[shard].push_back(index);
+        // Other hosts' copies end by themselves.
+        if (const auto copy = shards().near_shard(0, keys_[index]); remove_ && copy)
+            asked_[*copy].push_back(index);
     }
     for (std::uint32_t shard = 0; shard < asked_.size() && shards().spec().group_blocks > 1; ++shard) {
         if (!shards().in_use(shard)) continue;

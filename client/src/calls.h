@@ -204,6 +204,9 @@ private:
     void get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wanted);
     /// Returns how many are sealed and do not open.
     std::uint32_t get_lent(const Attachment& memory, std::span<const std::uint32_t> unseen);
+    void get_lent_near();
+    void count_near(std::uint32_t shard, std::span<const std::uint32_t> wanted);
+    void came_from_afar(std::uint32_t index, std::uint64_t checksum);
     [[nodiscard]] bool copied_out(std::uint32_t index, const Attachment::Copied& copied);
     void ask_for(std::size_t part);
     // Of a sealed namespace:
@@ -227,6 +230,7 @@ private:
     std::map<std::uint32_t, std::uint32_t>
         plain_;  ///< by item: the length of a sealed block, where we had to ask
     // Of a cluster:
+    std::vector<NearKeeper::Read> from_afar_;                    ///< blocks of other members
     std::vector<std::vector<std::uint32_t>> tried_;              ///< by item: shards that do not have it
     std::map<std::uint32_t, std::vector<std::uint32_t>> again_;  ///< by shard: items to ask it for
 };
@@ -324,6 +328,7 @@ private:
     void begin_part(std::size_t part);
     void match_mapped(std::size_t number);
     void add(std::uint32_t at);
+    [[nodiscard]] bool add_near(std::uint32_t at, std::uint64_t group);
     [[nodiscard]] Digest part_of(std::uint32_t at, std::uint32_t part) const;
     [[nodiscard]] std::size_t run() const noexcept;
 

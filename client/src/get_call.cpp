@@ -48,8 +48,8 @@ void GetCall::begin() {
     if (shards().count() == 1) {
         begin_shard(0, std::span(kAllItems).first(items_.size()));
     } else {
-        const Split wanted =
-            split([&](std::uint32_t index) { return shards().of(items_[index].group, items_[index].key); });
+        const Split wanted = split(
+            [&](std::uint32_t index) { return shards().nearest(items_[index].group, items_[index].key); });
         for (std::uint32_t shard = 0; shard < wanted.size(); ++shard) begin_shard(shard, wanted[shard]);
     }
     ended();
@@ -87,6 +87,7 @@ void GetCall::go_on() {
     while (!again_.empty()) {
         for (const auto& [shard, items] : std::exchange(again_, {})) begin_shard(shard, items);
     }
+    if (nothing_asked()) get_lent_near();
     // What another has made good is no trouble.
     if (trouble_ && report_.count(Outcome::Hit) == items_.size()) trouble_.reset();
 }
@@ -156,6 +157,7 @@ void GetCall::get_mapped(std::uint32_t shard, std::span<const std::uint32_t> wan
     memory.touch(std::span(seen).first(hits));
     const bool again = !unmapped.empty() && refresh_once(shard, kRefresh | shard);
     memory.count_get(hits, again ? 0 : wanted.size() - hits, bytes, stale);
+    count_near(shard, wanted);
     shards().broken_seals(shard, lent_broken + static_cast<std::uint32_t>(broken.size()));
     unseen.insert(unseen.end(), broken.begin(), broken.end());
     for (const std::uint32_t index : unseen) {
@@ -182,6 +184,37 @@ std::uint32_t GetCall::get_lent(const Attachment& memory, std::span<const std::u
         if (copied && copied->outcome == Outcome::Miss) ++broken;
     }
     return broken;
+}
+
+// A copy that a match of ours has pinned may have gone from the index meanwhile, and its owner has it no
+// more.
+void GetCall::get_lent_near() {
+    std::vector<std::uint32_t> missing;
+    for (std::uint32_t index = 0; index < items_.size() && shards().keeps_near(); ++index) {
+        if (report_.blocks[index].outcome == Outcome::Miss) missing.push_back(index);
+    }
+    for (const std::uint32_t shard : shards().near_shards()) {
+        const auto& memory = shards()[shard].attachment();
+        if (memory != nullptr) shards().broken_seals(shard, get_lent(*memory, missing));
+    }
+}
+
+// Of those that a shard of this host's member had.
+void GetCall::count_near(std::uint32_t shard, std::span<const std::uint32_t> wanted) {
+    const auto near = shards().near_shards();
+    if (std::find(near.begin(), near.end(), shard) == near.end()) return;
+    const auto hits = std::count_if(wanted.begin(), wanted.end(), [&](std::uint32_t index) {
+        const GetItem& item = items_[index];
+        return report_.blocks[index].outcome == Outcome::Hit && shards().near_shard(item.group, item.key);
+    });
+    if (hits > 0) shards()[shard].attachment()->count_near(static_cast<std::uint64_t>(hits));
+}
+
+void GetCall::came_from_afar(std::uint32_t index, std::uint64_t checksum) {
+    const auto& block = report_.blocks[index];
+    if (!shards().keeps_near() || block.outcome != Outcome::Hit || !items_[index].range.whole()) return;
+    const GetItem& item = items_[index];
+    from_afar_.push_back({item.key, item.group, item.into, block.bytes, checksum});
 }
 
 bool GetCall::copied_out(std::uint32_t index, const Attachment::Copied& copied) {
@@ -314,6 +347,7 @@ void GetCall::read_done(std::uint64_t part, std::span<const std::optional<std::u
         }
         if (checksums[at] && opens) {
             landed(index, lengths[at], *checksums[at]);
+            came_from_afar(index, *checksums[at]);
         } else if (checksums[at]) {
             missed(index, shard);
         } else {
@@ -370,7 +404,10 @@ void GetCall::answer(std::uint64_t part, const wire::Body& answer) {
         const auto outcome = outcomes->outcomes[at];
         const ByteRange& range = items_[index].range;
         const bool fits = length <= room(items_[index]) && (range.whole() || length == range.length);
-        if (outcome == wire::Outcome::Ok && fits) landed(index, length, outcomes->checksums[at]);
+        if (outcome == wire::Outcome::Ok && fits) {
+            landed(index, length, outcomes->checksums[at]);
+            came_from_afar(index, outcomes->checksums[at]);
+        }
         if (outcome == wire::Outcome::TooSmall) report_.blocks[index] = {Outcome::TooSmall, length};
         if (outcome == wire::Outcome::Outside) report_.blocks[index] = {Outcome::Outside, length};
         if (outcome == wire::Outcome::Later) later.push_back(index);

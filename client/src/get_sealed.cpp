@@ -71,6 +71,7 @@ void GetCall::answer_sealed(std::size_t part, const wire::Outcomes& outcomes) {
             next += its.size();
             if (landed_aside && shards().sealer()->open(items_[index].key, *cut, items_[index].into, its)) {
                 landed(index, cut->length, 0);
+                came_from_afar(index, 0);
             } else {
                 ++broken;
                 missed(index, shard);
@@ -94,6 +95,8 @@ void GetCall::answer_sealed(std::size_t part, const wire::Outcomes& outcomes) {
 }
 
 void GetCall::over() noexcept {
+    // Who is late already does nothing for others.
+    if (!from_afar_.empty() && !trouble_) shards().near_keeper().keep(from_afar_);
     if (shards().sealer() == nullptr) return;
     for (auto& chunk : chunks_) shards().sealer()->give_back(std::move(chunk.aside));
     for (auto& read : reads_) shards().sealer()->give_back(std::move(read.chunk.aside));

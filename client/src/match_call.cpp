@@ -33,13 +33,39 @@ void MatchCall::begin() {
 // All parts of a block lie where its group does.
 void MatchCall::add(std::uint32_t at) {
     auto& state = *state_;
-    const auto shard = shards().of(model::group_key(chain_, at, shards().spec().group_blocks), chain_[at]);
+    const std::uint64_t group = model::group_key(chain_, at, shards().spec().group_blocks);
+    if (shards().keeps_near() && add_near(at, group)) return;
+    const auto shard = shards().of(group, chain_[at]);
     auto& digests = state.parts[shard].digests;
     for (std::uint32_t part = 0; part < state.parts_each; ++part) {
         if (state.parts.size() > 1)
             state.places.push_back({shard, static_cast<std::uint32_t>(digests.size())});
         digests.push_back(part_of(at, part));
     }
+}
+
+// Copies on this host are runs of their own, so that what has gone meanwhile is asked of its owner. They
+// stand behind the shards' runs.
+bool MatchCall::add_near(std::uint32_t at, std::uint64_t group) {
+    auto& state = *state_;
+    std::optional<std::uint32_t> shard;
+    for (std::uint32_t part = 0; part < state.parts_each; ++part) {
+        shard = shards().near_copy(group, part_of(at, part));
+        if (!shard) return false;
+    }
+    std::size_t number = shards().count();
+    while (number < state.parts.size() && state.parts[number].shard != *shard) ++number;
+    if (number == state.parts.size()) {
+        state.parts.emplace_back();
+        state.parts.back().shard = *shard;
+    }
+    auto& digests = state.parts[number].digests;
+    for (std::uint32_t part = 0; part < state.parts_each; ++part) {
+        state.places.push_back(
+            {static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(digests.size())});
+        digests.push_back(part_of(at, part));
+    }
+    return true;
 }
 
 Digest MatchCall::part_of(std::uint32_t at, std::uint32_t part) const {

@@ -102,6 +102,8 @@ public:
 
     /// Same-host memory; null where there is none.
     [[nodiscard]] const std::shared_ptr<Attachment>& attachment() const noexcept { return attachment_; }
+    /// That memory takes copies of what was read from others.
+    [[nodiscard]] bool keeps_near() const noexcept { return attachment_ != nullptr && server_.keeps_near; }
     /// Maps segments that are new since the last time. True when that is under way; false also where
     /// nobody should wait for it. answer(part, wire::Attached) or lost() follows.
     [[nodiscard]] bool refresh(Asker& asker, std::uint64_t part);

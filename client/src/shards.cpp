@@ -56,6 +56,8 @@ void Shards::progress() {
     const std::uint32_t replicas = std::max(home_session().replicas(), 1u);
     if (book_->news || (placement_ != nullptr && replicas != placement_->replicas())) adopt();
     if (letting_go_) let_go();
+    find_near();
+    near_keeper_.progress();
 }
 
 // A server that was started again may have another number of shards.
@@ -89,6 +91,17 @@ void Shards::find_home() {
     for (std::size_t at = 0; at < candidates; ++at) {
         if (!well(nodes_[at])) continue;
         home_ = at;
+        return;
+    }
+}
+
+// Of several on this host the first.
+void Shards::find_near() {
+    near_node_.reset();
+    for (std::size_t at = 0; at < nodes_.size() && placement_ != nullptr; ++at) {
+        const Node& node = nodes_[at];
+        if (!node.named || node.shards.empty() || !sessions_[node.shards.front()]->keeps_near()) continue;
+        near_node_ = at;
         return;
     }
 }
@@ -236,6 +249,25 @@ std::optional<std::uint32_t> Shards::next(std::uint64_t group, const Digest& key
     return std::nullopt;
 }
 
+std::optional<std::uint32_t> Shards::near_copy(std::uint64_t group, const Digest& key) noexcept {
+    if (!near_node_) return std::nullopt;
+    const std::uint64_t whole = group != 0 ? group : key.prefix();
+    const std::uint32_t shard = of_node(nodes_[*near_node_], whole);
+    const auto& memory = sessions_[shard]->attachment();
+    if (memory == nullptr || sessions_[of(group, key)]->attachment() != nullptr || !memory->probe(key))
+        return std::nullopt;
+    return shard;
+}
+
+std::optional<std::uint32_t> Shards::near_shard(std::uint64_t group, const Digest& key) noexcept {
+    if (!near_node_) return std::nullopt;
+    const std::uint32_t shard = of_node(nodes_[*near_node_], group != 0 ? group : key.prefix());
+    Owners into;
+    const auto all = owners(group, key, into);
+    const bool ours = std::find(all.begin(), all.end(), shard) != all.end();
+    return ours ? std::nullopt : std::optional(shard);
+}
+
 std::span<const std::uint32_t> Shards::of_member(std::uint64_t node_id) const noexcept {
     for (const Node& node : nodes_) {
         if (node.named && node.node_id == node_id && !node.shards.empty())
@@ -263,7 +295,7 @@ bool Shards::in_use(std::uint32_t shard) const noexcept {
 // ---- how they are ----
 
 Instant Shards::next_deadline() const noexcept {
-    Instant next = Instant::never();
+    Instant next = near_keeper_.next_deadline();
     for (const auto& session : sessions_) next = std::min(next, session->next_deadline());
     return next;
 }

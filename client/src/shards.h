@@ -1,5 +1,6 @@
 #pragma once
 
+#include "near_keeper.h"
 #include "seal.h"
 #include "session.h"
 #include "view_book.h"
@@ -106,6 +107,25 @@ public:
     };
     [[nodiscard]] HeldBack& held_back() noexcept { return held_back_; }
 
+    /// This host has a member whose memory is mapped here, and which keeps copies of other members' blocks
+    /// there.
+    [[nodiscard]] bool keeps_near() const noexcept { return near_node_.has_value(); }
+    /// The shards of it; none where there is no such member.
+    [[nodiscard]] std::span<const std::uint32_t> near_shards() const noexcept {
+        return near_node_ ? std::span(nodes_[*near_node_].shards).first(nodes_[*near_node_].count)
+                          : std::span<const std::uint32_t>{};
+    }
+    /// Where in its memory a block of other members is, if it was there just now: it may be read there as on
+    /// any other owner, without a message.
+    [[nodiscard]] std::optional<std::uint32_t> near_copy(std::uint64_t group, const Digest& key) noexcept;
+    /// As of(), but there if it is there.
+    [[nodiscard]] std::uint32_t nearest(std::uint64_t group, const Digest& key) noexcept {
+        return near_copy(group, key).value_or(of(group, key));
+    }
+    /// Where a copy would have to lie; none for what belongs to this host's member itself.
+    [[nodiscard]] std::optional<std::uint32_t> near_shard(std::uint64_t group, const Digest& key) noexcept;
+    [[nodiscard]] NearKeeper& near_keeper() noexcept { return near_keeper_; }
+
     /// Some shard takes another put; whoever waits for that is told by room().
     void has_room() noexcept { room_ = true; }
     /// Whether there has been any since the last call.
@@ -147,6 +167,7 @@ private:
     }
     void follow(Node& node);
     void find_home();
+    void find_near();
     void adopt();
     void seat_drainers(const model::View& view, std::uint32_t replicas);
     [[nodiscard]] bool may_answer(std::uint32_t shard) const noexcept;
@@ -159,6 +180,8 @@ private:
     HeldBack held_back_;
     bool room_ = false;
     std::unique_ptr<Sealer> sealer_;
+    NearKeeper near_keeper_{*this};  ///< its memory outlives the sessions' lanes
+    std::optional<std::size_t> near_node_;
     std::shared_ptr<ViewBook> book_ = std::make_shared<ViewBook>();
     std::vector<std::shared_ptr<Session>> sessions_;
     std::vector<Node> nodes_;  ///< those of the URI first

@@ -57,6 +57,8 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     pool::ServerConfig config;
     config.capacity_bytes = capacity_bytes;
     config.segment_bytes = options.segment_bytes;
+    config.near_bytes = options.near_bytes +
+                        static_cast<std::uint64_t>(options.near_share * static_cast<double>(capacity_bytes));
     config.prefault = options.prefault;
     config.node_name = options.name;
     config.version = CMPOOL_VERSION;

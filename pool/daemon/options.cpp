@@ -2,6 +2,7 @@
 
 #include "host.h"
 
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -30,6 +31,7 @@ std::string default_data_dir() {
 struct Written {
     std::string capacity;
     std::string segment;
+    std::string near_cache = "10%";
     bool no_prefault = false;
     std::string cluster_key_file;
     std::string repair_rate = "128MiB";
@@ -43,6 +45,11 @@ void describe(CLI::App& app, Options& options, Written& written) {
                    "Memory for blocks, such as 64G; default: 1 GiB or a quarter of what is available, "
                    "whichever is less");
     app.add_option("--segment", written.segment, "Size of one segment; default: an eighth of the capacity");
+    app.add_option("--near-cache", written.near_cache,
+                   "Of the capacity, at most so much (1G, or 10%) keeps copies of what this host's clients "
+                   "read often "
+                   "from other nodes, where no node's own blocks need it; 0: none")
+        ->capture_default_str();
     app.add_option("--shards", options.shards,
                    "Threads that serve, each with its part of the capacity; default: half of the processors")
         ->check(CLI::Range(1u, wire::kShardsMax).description(""));
@@ -130,6 +137,24 @@ Result<void> read_sizes(const Written& written, Options& options) {
     return {};
 }
 
+Result<void> read_near_cache(std::string_view text, Options& options) {
+    const auto expected = [&] {
+        return fail(Errc::Invalid, "--near-cache: expected a size such as 1G, or 0% to 100%, saw {}", text);
+    };
+    if (!text.ends_with('%')) {
+        const auto bytes = parse_bytes(text);
+        if (!bytes) return expected();
+        options.near_bytes = *bytes;
+        return {};
+    }
+    double percent = 0;
+    const char* end = text.data() + text.size() - 1;
+    const auto parsed = std::from_chars(text.data(), end, percent);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || !(percent >= 0 && percent <= 100)) return expected();
+    options.near_share = percent / 100;
+    return {};
+}
+
 }  // namespace
 
 ParsedOptions parse_options(int argc, char** argv) {
@@ -163,6 +188,10 @@ ParsedOptions parse_options(int argc, char** argv) {
         return {std::nullopt, 1};
     }
     if (auto read = read_sizes(written, options); !read) {
+        fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
+        return {std::nullopt, 1};
+    }
+    if (auto read = read_near_cache(written.near_cache, options); !read) {
         fmt::print(stderr, "cmpoold: {}\n", read.error().detail);
         return {std::nullopt, 1};
     }

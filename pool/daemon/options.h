@@ -12,6 +12,8 @@ namespace cmpool::daemon {
 struct Options {
     std::uint64_t capacity_bytes = 0;  ///< 0: chosen from what the host has
     std::uint64_t segment_bytes = 0;   ///< 0: the pool's choice
+    std::uint64_t near_bytes = 0;      ///< of the capacity, at most; 0: none
+    double near_share = 0;             ///< the same as a part of it; one of the two is 0
     std::uint32_t shards = 0;          ///< 0: one for two of the processors that we may use
     bool prefault = true;
     std::string listen = "127.0.0.1:7411";

@@ -12,6 +12,7 @@ namespace cmpool::daemon {
 Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::ServerConfig config) {
     auto shards = std::make_unique<Shards>();
     config.capacity_bytes /= config.shards;
+    config.near_bytes /= config.shards;
     config.repair_bytes_per_second /= config.shards;
     config.scrub_bytes_per_second /= config.shards;
     for (config.shard = 0; config.shard < config.shards; ++config.shard) {

@@ -33,8 +33,7 @@ void DomainStore::take_out(ExtentId id) {
     index_.erase(header(extent).digest.prefix(), id);
     leave_group(id);
     extent.state = ExtentState::Doomed;
-    --counts_.live_blocks;
-    counts_.live_bytes -= extent.units * kUnitBytes;
+    count_live(extent, false);
     counts_.doomed_bytes += extent.units * kUnitBytes;
     rooms_[extent.room].space->used_bytes -= bytes_of(extent);
 }
@@ -57,12 +56,26 @@ void DomainStore::reclaim(const std::vector<ExtentId>& extents) {
 
 void DomainStore::evict(const std::vector<ExtentId>& victims) {
     for (const ExtentId id : victims) {
-        ++counts_.evicted_blocks;
-        counts_.evicted_bytes += map_[id].units * kUnitBytes;
+        if (near(id)) {
+            ++counts_.near_evicted_blocks;
+        } else {
+            ++counts_.evicted_blocks;
+            counts_.evicted_bytes += map_[id].units * kUnitBytes;
+        }
         rooms_[map_[id].room].space->evicted_bytes += bytes_of(map_[id]);
         take_out(id);
     }
     reclaim(victims);
+}
+
+bool DomainStore::shed_near(std::uint64_t bytes) {
+    if (near_room_numbers_.empty()) return false;
+    apply_touches();
+    pins_.refresh();
+    const Claim claim(*rooms_[near_room_numbers_.begin()->second].space, bytes);
+    const auto victims = coldest_blocks(bytes / kUnitBytes, claim);
+    evict(victims);
+    return !victims.empty();
 }
 
 // Blocks that go out of turn take along what is behind them in their groups, but for what somebody
@@ -162,7 +175,8 @@ bool DomainStore::make_room(std::uint64_t length, const Claim& claim) {
     apply_touches();
     expire(kExpireAhead);
     const std::uint64_t capacity = segment_count_ * segment_bytes_ / kUnitBytes;
-    const std::uint64_t want = units + std::min(capacity / 64, kAheadUnitsMax);
+    const std::uint64_t ahead = claim.asker().near ? 0 : std::min(capacity / 64, kAheadUnitsMax);
+    const std::uint64_t want = units + ahead;
     std::uint64_t evicted = 0;
     while (!map_.fits(units)) {
         // Cold blocks gave enough memory, but scattered: clear a run instead of the whole pool. If there

@@ -93,18 +93,25 @@ BlockView DomainStore::view(ExtentId id) const noexcept {
 
 // ---- groups: a list from warmest to coldest block, in which a parent is warmer than its children ----
 
-std::uint32_t DomainStore::room_of(std::uint32_t namespace_id) {
-    const auto [known, is_new] =
-        room_numbers_.try_emplace(namespace_id, static_cast<std::uint32_t>(rooms_.size()));
+std::uint32_t DomainStore::room_of(std::uint32_t namespace_id, bool near) {
+    auto& numbers = near ? near_room_numbers_ : room_numbers_;
+    const auto [known, is_new] = numbers.try_emplace(namespace_id, static_cast<std::uint32_t>(rooms_.size()));
     if (is_new) {
+        Space& owner = quotas_.space(namespace_id, domain_id_);
         rooms_.push_back({.namespace_id = namespace_id,
-                          .space = &quotas_.space(namespace_id, domain_id_),
+                          .near = near,
+                          .space = near ? &quotas_.near_space(namespace_id, domain_id_) : &owner,
+                          .owner = &owner,
                           .policy = Lru(room_links_)});
     }
     return known->second;
 }
 
-Space& DomainStore::space(std::uint32_t namespace_id) { return *rooms_[room_of(namespace_id)].space; }
+Space& DomainStore::space(std::uint32_t namespace_id) { return *rooms_[room_of(namespace_id, false)].space; }
+
+Space& DomainStore::near_space(std::uint32_t namespace_id) {
+    return *rooms_[room_of(namespace_id, true)].space;
+}
 
 GroupId DomainStore::new_group(std::uint32_t room, GroupId warmer) {
     if (free_groups_.empty()) {
@@ -288,15 +295,21 @@ std::vector<GroupBlock> DomainStore::blocks_of(GroupId group, std::size_t count_
 // ---- writing ----
 
 DomainStore::Begun DomainStore::begin(const BlockSpec& spec) {
-    if (const ExtentId known = find(spec.digest); known != kNoExtent) {
-        if (!expired(known)) return {.refused = Outcome::Present};
+    ExtentId known = find(spec.digest);
+    if (known != kNoExtent && expired(known)) {
         rooms_[map_[known].room].space->expired_bytes += bytes_of(map_[known]);
         evict({known});
+        known = kNoExtent;
     }
+    if (known != kNoExtent && (spec.near || !near(known))) return {.refused = Outcome::Present};
     if (!spec.begins_group && find(spec.parent) == kNoExtent && !writing_.contains(spec.parent)) {
         return {.refused = Outcome::Orphan};
     }
-    const std::uint32_t room = room_of(spec.namespace_id);
+    if (known != kNoExtent) {
+        keep(known, spec);
+        return {.refused = Outcome::Present};
+    }
+    const std::uint32_t room = room_of(spec.namespace_id, spec.near);
     const ExtentId id = map_.allocate(model::units_for(spec.length));
     if (id == kNoExtent) return {.refused = Outcome::Refused};
 
@@ -329,15 +342,21 @@ Outcome DomainStore::commit(ExtentId id, std::uint64_t checksum, std::optional<s
     // What was said at begin() counts, not what the memory says by now.
     head = {.digest = spec.digest, .length = spec.length};
     const bool intact = (seen ? *seen : model::checksum(payload(map_[id]))) == checksum;
-    const bool present = find(spec.digest) != kNoExtent;
+    const ExtentId known = find(spec.digest);
+    const bool present = known != kNoExtent;
     // Another block with the same 64 bits, or this one with a damaged header, would hide it for ever.
     const ExtentId other = index_.find(spec.digest.prefix());
-    if (!present && other != kNoExtent) evict({other});
+    const bool hidden = !present && other != kNoExtent;
+    if (hidden && !spec.near) evict({other});
     const bool orphan = !spec.begins_group && find(spec.parent) == kNoExtent;
     if (!intact) ++counts_.changed_blocks;
-    if (!intact || present || orphan) {
+    if (intact && present && !orphan && !spec.near && near(known)) keep(known, spec);
+    if (!intact || present || orphan || (hidden && spec.near)) {
         abort(id);
-        return !intact ? Outcome::Refused : present ? Outcome::Present : Outcome::Orphan;
+        return !intact   ? Outcome::Refused
+               : present ? Outcome::Present
+               : orphan  ? Outcome::Orphan
+                         : Outcome::Refused;
     }
     head.magic = model::kHeaderMagic;
     head.generation = ++inserts_;
@@ -363,9 +382,46 @@ bool DomainStore::publish(ExtentId id, const BlockSpec& spec) {
         if (!insert()) return false;
     }
     map_[id].state = ExtentState::Live;
-    ++counts_.live_blocks;
-    counts_.live_bytes += map_[id].units * kUnitBytes;
+    count_live(map_[id], true);
     return true;
+}
+
+void DomainStore::count_live(const Extent& extent, bool lives) noexcept {
+    const auto count = [lives](std::uint64_t& blocks, std::uint64_t& all_bytes, std::uint64_t bytes) {
+        lives ? ++blocks : --blocks;
+        lives ? all_bytes += bytes : all_bytes -= bytes;
+    };
+    count(counts_.live_blocks, counts_.live_bytes, bytes_of(extent));
+    if (rooms_[extent.room].near) count(counts_.near_blocks, counts_.near_bytes, bytes_of(extent));
+}
+
+void DomainStore::change_room(Extent& extent) {
+    const auto count = [&](bool lives) {
+        auto& used_bytes = rooms_[extent.room].space->used_bytes;
+        count_live(extent, lives);
+        lives ? used_bytes += bytes_of(extent) : used_bytes -= bytes_of(extent);
+    };
+    count(false);
+    extent.room = room_of(rooms_[extent.room].namespace_id, false);
+    count(true);
+    ++counts_.near_kept_blocks;
+}
+
+// It stays where it lies; its writer says what it hangs on.
+void DomainStore::keep(ExtentId id, const BlockSpec& spec) {
+    leave_group(id);
+    change_room(map_[id]);
+    map_[id].position = spec.position;
+    join_group(id, spec);
+}
+
+// Nobody says what it hangs on: it stays a group of its own.
+void DomainStore::keep_group(GroupId group) {
+    Extent& extent = map_[groups_[group].warmest];
+    rooms_[extent.room].policy.erase(group);
+    change_room(extent);
+    rooms_[extent.room].policy.insert(group, kNoGroup);
+    groups_[group].touched = ++touches_made_;
 }
 
 // A block and all that is colder in its group, which covers what hangs on it. Empty when that is more
@@ -385,9 +441,10 @@ void DomainStore::free_a_slot(const BlockSpec& spec) {
     apply_touches();
     pins_.refresh();
     const ExtentId parent = find(spec.parent);
-    const std::uint32_t room = room_of(spec.namespace_id);
+    const std::uint32_t room = room_of(spec.namespace_id, spec.near);
     std::vector<ExtentId> least;
     for (const ExtentId id : index_.neighbours(spec.digest.prefix())) {
+        if (near(id) && !busy(map_[id])) return evict({id});
         if (map_[id].room != room) continue;
         auto tail = tail_from(id, least.empty() ? kVictimsMax : least.size() - 1);
         if (tail.empty() || std::ranges::find(tail, parent) != tail.end()) continue;
@@ -401,18 +458,25 @@ void DomainStore::free_a_slot(const BlockSpec& spec) {
 // A second early at most, never late.
 bool DomainStore::expired(ExtentId id) const noexcept {
     const Extent& extent = map_[id];
-    const std::uint32_t ttl_s = rooms_[extent.room].space->whole.ttl_s;
-    return ttl_s != 0 && seconds(clock_.now()) - extent.born_s >= ttl_s;
+    const Room& room = rooms_[extent.room];
+    const std::uint32_t ttl_s = room.owner->whole.ttl_s;
+    // How old a copy's original is nobody knows here.
+    if (room.near && ttl_s != 0) return true;
+    const std::uint32_t life_s = room.near ? kNearLifeSeconds : ttl_s;
+    return life_s != 0 && seconds(clock_.now()) - extent.born_s >= life_s;
 }
 
 void DomainStore::expire(std::size_t records) {
-    if (std::ranges::none_of(rooms_, [](const Room& room) { return room.space->whole.ttl_s != 0; })) return;
+    const auto ends = [](const Room& room) { return room.near || room.space->whole.ttl_s != 0; };
+    if (std::ranges::none_of(rooms_, ends)) return;
     pins_.refresh();
     std::vector<ExtentId> old;
     for (std::size_t looked = 0, most = std::min(map_.size(), records); looked < most; ++looked) {
         if (expire_next_ >= map_.size()) expire_next_ = 0;
         const ExtentId id = expire_next_++;
-        if (map_[id].state != ExtentState::Live || !expired(id) || busy(map_[id])) continue;
+        if (map_[id].state != ExtentState::Live || !expired(id)) continue;
+        // Who has pinned what may have been removed elsewhere keeps it for itself: others find it no more.
+        if (near(id) ? map_[id].holds > 0 : busy(map_[id])) continue;
         rooms_[map_[id].room].space->expired_bytes += bytes_of(map_[id]);
         old.push_back(id);
     }
@@ -484,6 +548,7 @@ std::string DomainStore::check_invariants() const {
     std::uint64_t live = 0;
     std::uint64_t doomed = 0;
     std::uint64_t writing = 0;
+    std::uint64_t near_blocks = 0;
     std::vector<std::uint64_t> used(rooms_.size());
     for (ExtentId id = 0; id < map_.size(); ++id) {
         const Extent& extent = map_[id];
@@ -495,6 +560,7 @@ std::string DomainStore::check_invariants() const {
             used[extent.room] += bytes_of(extent);
         if (extent.state != ExtentState::Live) continue;
         ++live;
+        near_blocks += rooms_[extent.room].near ? 1 : 0;
         if (index_.find(header(extent).digest.prefix()) != id)
             return fmt::format("live extent {} is not found", id);
         if (!model::header_valid(header(extent)))
@@ -511,6 +577,9 @@ std::string DomainStore::check_invariants() const {
     }
     if (writing * kUnitBytes != counts_.writing_bytes) {
         return fmt::format("{} units are being written, {} bytes counted", writing, counts_.writing_bytes);
+    }
+    if (near_blocks != counts_.near_blocks) {
+        return fmt::format("{} blocks belong to other members, {} counted", near_blocks, counts_.near_blocks);
     }
     for (std::size_t at = 0; at < rooms_.size(); ++at) {
         if (used[at] == rooms_[at].space->used_bytes) continue;

@@ -24,6 +24,9 @@ namespace cmpool::pool {
 
 /// Blocks that make room together.
 inline constexpr std::size_t kVictimsMax = 256;
+/// A copy of what belongs to another member is kept for so long, then read from its owner again: a block that
+/// was removed there is gone here by then, and its owner hears that it is still used.
+inline constexpr std::uint32_t kNearLifeSeconds = 30;
 inline constexpr std::uint32_t kGenerationMask = (1u << model::kGenerationBits) - 1;
 
 /// What a writer says about a block before its bytes come.
@@ -37,6 +40,7 @@ struct BlockSpec {
     std::uint64_t group = 0;   ///< what places it, of one that begins a group; 0: its own digest
     model::Digest beside{};    ///< where it has no parent here: the block that it is a little colder than
     bool unsettled = false;    ///< who puts it may not have known where it belongs by now
+    bool near = false;         ///< a copy of what belongs to another member: a group of its own
 };
 
 struct BlockView {
@@ -69,6 +73,10 @@ struct StoreCounts {
     std::uint64_t moved_blocks = 0;    ///< to another segment, so that theirs could go
     std::uint64_t corrupt_blocks = 0;  ///< whose bytes changed while they lay here
     std::uint64_t changed_blocks = 0;  ///< refused: their bytes changed on the way, as when a writer gave up
+    std::uint64_t near_blocks = 0;     ///< of the live ones, copies of what belongs to other members
+    std::uint64_t near_bytes = 0;
+    std::uint64_t near_evicted_blocks = 0;  ///< not among the evicted ones above
+    std::uint64_t near_kept_blocks = 0;     ///< that have come to belong here
 };
 
 /// The blocks of one domain on one shard: memory, index, and what goes when room is needed.
@@ -87,6 +95,8 @@ public:
     [[nodiscard]] std::uint32_t domain_id() const noexcept { return domain_id_; }
     /// What a namespace of this domain can count on; made at its first use.
     [[nodiscard]] Space& space(std::uint32_t namespace_id);
+    /// The same for its copies of what belongs to other members.
+    [[nodiscard]] Space& near_space(std::uint32_t namespace_id);
 
     // ---- memory ----
     void add_segment(std::unique_ptr<transport::Segment> segment);
@@ -102,8 +112,13 @@ public:
     /// False when nothing that would help can go.
     [[nodiscard]] bool make_room(std::uint64_t length, const Claim& claim);
 
+    /// Evicts the coldest copies of what belongs to others, about `bytes` of them. False when there are none
+    /// that nobody reads.
+    bool shed_near(std::uint64_t bytes);
+
     // ---- writing: a block may have several writers, since one may never come to its end; who commits
-    // first stores it, the others hear Present ----
+    // first stores it, the others hear Present. A copy that is put by its owners' rules becomes an ordinary
+    // block, and its writer hears Present too ----
     struct Begun {
         std::optional<wire::Outcome> refused;  ///< why not; Refused: no room, make_room() and try again
         ExtentId extent = kNoExtent;
@@ -122,6 +137,8 @@ public:
     /// of the same length.
     void find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
     [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
+    /// It belongs to another member.
+    [[nodiscard]] bool near(ExtentId extent) const noexcept { return rooms_[map_[extent].room].near; }
     /// Older than its namespace's blocks get: a miss, unless somebody holds it.
     [[nodiscard]] bool expired(ExtentId extent) const noexcept;
     /// Where the index shows a block that find() has found.
@@ -162,6 +179,10 @@ public:
     [[nodiscard]] std::uint32_t namespace_of(GroupId group) const noexcept {
         return rooms_[map_[groups_[group].warmest].room].namespace_id;
     }
+    /// It is a copy of a block that belongs to another member.
+    [[nodiscard]] bool near_group(GroupId group) const noexcept { return near(groups_[group].warmest); }
+    /// A group of that kind has come to belong here.
+    void keep_group(GroupId group);
     /// Its warmest `count_max` blocks, by their positions, so that parents come before their children;
     /// without those whose parent is not among them.
     [[nodiscard]] std::vector<GroupBlock> blocks_of(GroupId group, std::size_t count_max) const;
@@ -194,7 +215,9 @@ private:
     /// in vain who may not evict them.
     struct Room {
         std::uint32_t namespace_id;
+        bool near;
         Space* space;
+        const Space* owner;  ///< its namespace's, which says how old blocks get
         Lru policy{};
     };
     /// Bytes that each room may lose, by its number.
@@ -208,7 +231,10 @@ private:
     [[nodiscard]] bool busy(const Extent& extent) const;
     [[nodiscard]] ExtentId parent_of(const model::Digest& parent) const noexcept;
 
-    [[nodiscard]] std::uint32_t room_of(std::uint32_t namespace_id);
+    [[nodiscard]] std::uint32_t room_of(std::uint32_t namespace_id, bool near);
+    void keep(ExtentId id, const BlockSpec& spec);
+    void change_room(Extent& extent);
+    void count_live(const Extent& extent, bool lives) noexcept;
     [[nodiscard]] static std::uint64_t bytes_of(const Extent& extent) noexcept {
         return extent.units * model::kUnitBytes;
     }
@@ -263,6 +289,7 @@ private:
     std::vector<Room> rooms_;
     std::shared_ptr<Lru::AllLinks> room_links_ = std::make_shared<Lru::AllLinks>();  ///< of all rooms' orders
     std::unordered_map<std::uint32_t, std::uint32_t> room_numbers_;                  ///< by namespace
+    std::unordered_map<std::uint32_t, std::uint32_t> near_room_numbers_;
     std::uint64_t touches_made_ = 0;
     std::unordered_multiset<model::Digest> writing_;  ///< once for each writer
     std::unordered_map<ExtentId, BlockSpec> specs_;   ///< of what is being written

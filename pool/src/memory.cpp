@@ -47,6 +47,7 @@ Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const
         config.segment_bytes != 0 ? config.segment_bytes
                                   : std::clamp(config.capacity_bytes / 8, kSegmentBytesMin, kSegmentBytesMax);
     std::unique_ptr<Memory> memory(new Memory(clock, fabric, config.one_sided, incarnation));
+    memory->quotas_.set_near_bytes_max(config.near_bytes);
     memory->segment_bytes_ = round_up(wanted, kSegmentBytesMin);
     memory->segments_total_ = config.capacity_bytes / memory->segment_bytes_;
     if (memory->segments_total_ == 0) {
@@ -156,8 +157,14 @@ bool Memory::find_room(DomainStore& store, const Claim& claim, std::uint64_t len
            store.make_room(length, claim);
 }
 
+namespace {
+
+bool full(const DomainStore::Begun& begun) { return begun.refused == wire::Outcome::Refused; }
+
+}  // namespace
+
 DomainStore::Begun Memory::begin(DomainStore& store, const BlockSpec& spec) {
-    const auto full = [](const DomainStore::Begun& begun) { return begun.refused == wire::Outcome::Refused; };
+    if (spec.near) return begin_near(store, spec);
     auto begun = store.begin(spec);
     if (!full(begun)) return begun;
     const Claim claim(store.space(spec.namespace_id), model::units_for(spec.length) * model::kUnitBytes);
@@ -169,12 +176,35 @@ DomainStore::Begun Memory::begin(DomainStore& store, const BlockSpec& spec) {
     return begun;
 }
 
+// What nobody else needs, and no more than its own budget: it makes room among its like only, and the last
+// segment that is ready waits for those who own what they put.
+DomainStore::Begun Memory::begin_near(DomainStore& store, const BlockSpec& spec) {
+    const std::uint64_t bytes = model::units_for(spec.length) * model::kUnitBytes;
+    if (const ExtentId known = store.find(spec.digest); known != kNoExtent && !store.expired(known))
+        return {.refused = wire::Outcome::Present};
+    if (bytes > quotas_.near_bytes_max()) return {.refused = wire::Outcome::Refused};
+    while (quotas_.near_bytes() + bytes > quotas_.near_bytes_max()) {
+        if (!domains_.at(quotas_.domain_with_most_near())->shed_near(bytes))
+            return {.refused = wire::Outcome::Refused};
+    }
+    auto begun = store.begin(spec);
+    if (!full(begun)) return begun;
+    const Claim claim(store.near_space(spec.namespace_id), bytes);
+    if ((ready_.size() > 1 && grow(store, claim)) || store.make_room(spec.length, claim))
+        begun = store.begin(spec);
+    return begun;
+}
+
 std::string Memory::check_invariants() const {
     std::size_t segments = ready_.size() + segments_missing_;
     for (const auto& [id, store] : domains_) {
         segments += store->segment_count();
         if (auto broken = store->check_invariants(); !broken.empty())
             return fmt::format("domain {}: {}", id, broken);
+    }
+    if (quotas_.near_bytes() > quotas_.near_bytes_max()) {
+        return fmt::format("copies of others' blocks take {} bytes, and may take {}", quotas_.near_bytes(),
+                           quotas_.near_bytes_max());
     }
     if (segments != segments_total_)
         return fmt::format("{} segments of {} are accounted for", segments, segments_total_);

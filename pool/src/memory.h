@@ -54,6 +54,7 @@ private:
     /// Memory that clients may read, over whatever fabrics there are. Errors: NoCapacity.
     [[nodiscard]] Result<std::unique_ptr<transport::Segment>> allocate(std::uint64_t bytes, bool prefault,
                                                                        const char* name);
+    [[nodiscard]] DomainStore::Begun begin_near(DomainStore& store, const BlockSpec& spec);
     [[nodiscard]] bool make_missing();
     [[nodiscard]] bool grow(DomainStore& store, const Claim& claim);
     [[nodiscard]] std::unique_ptr<transport::Segment> take_segment(const Claim& claim);

@@ -145,6 +145,18 @@ bool Mover::same_owners(std::uint64_t key, std::uint32_t replicas) {
     return std::ranges::equal(then.owners(key), now.owners(key), same);
 }
 
+bool Mover::lost_owner(std::uint64_t key, std::uint32_t replicas) {
+    auto& then = placement(placements_before_, *before_, replicas);
+    return std::ranges::any_of(then.owners(key), [&](model::Placement::Seat seat) {
+        if (seat == model::Placement::kNobody) return false;
+        const auto& owner = then.member(seat);
+        return std::ranges::none_of(view_->members, [&](const model::Member& member) {
+            return member.node_id == owner.node_id && member.incarnation == owner.incarnation &&
+                   member.state != model::MemberState::Down;
+        });
+    });
+}
+
 // None where the group lies as it should without anybody being asked.
 std::optional<Mover::Task> Mover::look_at(DomainStore& store, GroupId group) {
     Task task{.store = &store,
@@ -168,6 +180,10 @@ std::optional<Mover::Task> Mover::look_at(DomainStore& store, GroupId group) {
             task.targets.push_back({.member = member, .rank = rank});
         }
         ++rank;
+    }
+    if (store.near_group(group)) {
+        if (!own && (drains_ || before_ == nullptr || !lost_owner(task.key, replicas))) return std::nullopt;
+        if (own) store.keep_group(group);
     }
     if (task.targets.empty()) return std::nullopt;
     task.own_rank = own.value_or(rank);

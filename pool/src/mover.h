@@ -1,6 +1,5 @@
 #pragma once
 
-#include "allowance.h"
 #include "domain_store.h"
 
 #include <array>
@@ -11,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include <cmpool/base/allowance.h>
 #include <cmpool/base/clock.h>
 #include <cmpool/base/units.h>
 #include <cmpool/model/namespace.h>
@@ -56,7 +56,8 @@ public:
 /// that lie here, the warmest first, asks their owners what they have, and sends what is missing there, at a
 /// bounded rate. Of those that hold a block the best-placed owner sends it; who owns it no more sends what
 /// no owner has; and who drains sends all that he has, since he is about to go. Groups that lay as they
-/// should and keep their owners are nobody's question.
+/// should and keep their owners are nobody's question. Copies of what belongs to others are sent only where
+/// an owner has gone and no other has the block; those that belong here by the new view are kept.
 ///
 ///   Lifetime  links and stores outlive it
 ///   Threads   one
@@ -140,6 +141,8 @@ private:
                                                      std::uint32_t replicas);
     /// Whether the owners of a group are the ones that had it before the last view, in the same runs.
     [[nodiscard]] bool same_owners(std::uint64_t key, std::uint32_t replicas);
+    /// Whether one of the owners that it had before has gone, with what it had.
+    [[nodiscard]] bool lost_owner(std::uint64_t key, std::uint32_t replicas);
     /// True when nothing more will come of it.
     [[nodiscard]] bool advance(Task& task);
     void advance(Task& task, Target& target);

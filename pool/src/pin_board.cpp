@@ -28,6 +28,7 @@ void add_counts(ClientCounts& sum, const model::ControlPage& page) noexcept {
     sum.get_bytes += load(page.get_bytes);
     sum.stale_reads += load(page.stale_reads);
     sum.broken_seals += load(page.broken_seals);
+    sum.near_hits += load(page.near_hits);
 }
 
 }  // namespace

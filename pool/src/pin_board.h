@@ -21,6 +21,7 @@ struct ClientCounts {
     std::uint64_t get_bytes = 0;
     std::uint64_t stale_reads = 0;
     std::uint64_t broken_seals = 0;
+    std::uint64_t near_hits = 0;
 };
 
 /// The control pages of one domain's same-host clients: what they pin and what they touched.

@@ -1,6 +1,7 @@
 #include "quotas.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <tuple>
 
@@ -11,13 +12,30 @@ bool Claim::before(const Space& one, std::uint64_t one_touched, const Space& oth
     // An owner gives up what is its own last; a borrower is one borrower among others.
     const auto key = [&](const Space& space, std::uint64_t touched) {
         const bool last = owns_ && &space == &asker_;
-        return std::tuple(last, space.priority(), touched);
+        return std::tuple(last, !space.near, space.priority(), touched);
     };
     return key(one, one_touched) < key(other, other_touched);
 }
 
 Space& Quotas::space(std::uint32_t namespace_id, std::uint32_t domain_id) {
     return spaces_.try_emplace(namespace_id, Space{.domain_id = domain_id}).first->second;
+}
+
+Space& Quotas::near_space(std::uint32_t namespace_id, std::uint32_t domain_id) {
+    return near_spaces_.try_emplace(namespace_id, Space{.domain_id = domain_id, .near = true}).first->second;
+}
+
+std::uint64_t Quotas::near_bytes() const noexcept {
+    std::uint64_t bytes = 0;
+    for (const auto& [id, space] : near_spaces_) bytes += space.used_bytes;
+    return bytes;
+}
+
+std::uint32_t Quotas::domain_with_most_near() const {
+    std::map<std::uint32_t, std::uint64_t> bytes;
+    for (const auto& [id, space] : near_spaces_) bytes[space.domain_id] += space.used_bytes;
+    const auto most = std::ranges::max_element(bytes, {}, [](const auto& each) { return each.second; });
+    return most == bytes.end() ? 0 : most->first;
 }
 
 Space* Quotas::find(std::uint32_t namespace_id) noexcept {

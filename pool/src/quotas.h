@@ -14,9 +14,11 @@ namespace cmpool::pool {
 /// Room that was lent is taken back within so long after its owner asks for it.
 inline constexpr std::chrono::milliseconds kLentBackWithin{2000};
 
-/// What a namespace can count on at one shard, and what it has there.
+/// What a namespace can count on at one shard, and what it has there. Its copies of what belongs to other
+/// members are a space of their own, which counts on nothing.
 struct Space {
     std::uint32_t domain_id = 0;
+    bool near = false;               ///< the space of such copies
     model::Quota whole;              ///< as the cluster knows it
     std::uint64_t quota_bytes = 0;   ///< this shard's part of it
     std::uint64_t used_bytes = 0;    ///< of extents, live and being written
@@ -34,6 +36,7 @@ struct Space {
 ///
 /// Who stays within its quota takes from everybody who borrows; who borrows takes from those who borrow with
 /// no higher priority, itself among them. Nobody but itself takes from a namespace what is within its quota.
+/// Copies of what belongs to others go before everything else, and themselves take from such copies only.
 class Claim {
 public:
     Claim(const Space& asker, std::uint64_t bytes) noexcept
@@ -51,6 +54,8 @@ public:
     }
     /// Bytes that this one may lose.
     [[nodiscard]] std::uint64_t allowance(const Space& victim) const noexcept {
+        if (victim.near) return victim.used_bytes;
+        if (asker_.near) return 0;
         if (&victim == &asker_) return spares_itself_ ? 0 : victim.used_bytes;
         return owns_ || victim.priority() <= asker_.priority() ? victim.borrowed_bytes() : 0;
     }
@@ -80,6 +85,14 @@ public:
     /// Made at its first use, with no quota.
     [[nodiscard]] Space& space(std::uint32_t namespace_id, std::uint32_t domain_id);
     [[nodiscard]] const std::unordered_map<std::uint32_t, Space>& spaces() const noexcept { return spaces_; }
+    /// The same for its copies of what belongs to other members. Made at its first use.
+    [[nodiscard]] Space& near_space(std::uint32_t namespace_id, std::uint32_t domain_id);
+    /// What all such copies may take, and what they take.
+    void set_near_bytes_max(std::uint64_t bytes) noexcept { near_bytes_max_ = bytes; }
+    [[nodiscard]] std::uint64_t near_bytes_max() const noexcept { return near_bytes_max_; }
+    [[nodiscard]] std::uint64_t near_bytes() const noexcept;
+    /// The domain with most of them.
+    [[nodiscard]] std::uint32_t domain_with_most_near() const;
     /// Null for one that was never opened here.
     [[nodiscard]] Space* find(std::uint32_t namespace_id) noexcept;
     void set(Space& space, const model::Quota& quota);
@@ -109,6 +122,8 @@ private:
     [[nodiscard]] std::uint64_t part_of(std::uint64_t bytes) const noexcept;
 
     std::unordered_map<std::uint32_t, Space> spaces_;
+    std::unordered_map<std::uint32_t, Space> near_spaces_;
+    std::uint64_t near_bytes_max_ = 0;
     std::uint64_t part_ = 1;
     std::uint64_t whole_ = 1;
     std::uint64_t quotas_bytes_ = 0;

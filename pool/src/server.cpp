@@ -407,7 +407,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Hello& ask) {
                        .local_address = config_.local_address,
                        .shards = config_.shards,
                        .node_id = config_.node_id,
-                       .planes = config_.planes});
+                       .planes = config_.planes,
+                       .keeps_near = config_.near_bytes > 0});
 }
 
 void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::OpenNamespace& ask) {

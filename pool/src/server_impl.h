@@ -79,6 +79,7 @@ struct IncomingPut {
     std::uint64_t request_id = 0;
     std::uint64_t cookie = 0;  ///< of its import and its reads
     bool sums_follow = false;
+    bool near = false;  ///< copies of what belongs to others
     DomainStore* store = nullptr;
     std::vector<wire::Outcome> outcomes;
     std::vector<Item> items;
@@ -206,6 +207,7 @@ private:
     };
     struct Counts {
         std::array<std::uint64_t, wire::kBodies> messages{};
+        std::uint64_t near_stored = 0, near_refused = 0, near_hits = 0;
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
         std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
         std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
@@ -271,6 +273,7 @@ private:
     static void put_completion(Peer& peer, const transport::Completion& done);
     void advance_puts(Peer& peer);
     void finish_put(Peer& peer, IncomingPut& put);
+    void count_put(Peer& peer, const IncomingPut& put);
     static void abort_put(IncomingPut& put);
 
     [[nodiscard]] static std::vector<wire::Place> places_of(const DomainStore& store,

@@ -37,23 +37,28 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
     auto put = std::make_unique<IncomingPut>();
     put->request_id = id;
     put->store = space->store;
+    put->near = ask.near;
     put->outcomes.assign(ask.items.size(), Outcome::Refused);
+    // How old a block is that somebody has read elsewhere nobody says: where that counts it is not kept.
+    if (ask.near && (space->by_member || space->store->space(ask.namespace_id).whole.ttl_s != 0)) return put;
     const std::uint32_t group_blocks = space->record.spec.group_blocks;
     for (std::size_t index = 0; index < ask.items.size(); ++index) {
         const wire::PutItem& item = ask.items[index];
         if (item.length == 0 || item.length > memory_->block_bytes_max()) continue;
-        const bool in_chain = !item.parent.is_zero();
+        const bool in_chain = !ask.near && !item.parent.is_zero();
         const auto begun = memory_->begin(
             *space->store,
             {.namespace_id = ask.namespace_id,
              .digest = item.digest,
-             .parent = item.parent,
+             .parent = in_chain ? item.parent : model::kNoParent,
              .position = item.position,
              .length = item.length,
              .begins_group = !in_chain || model::group_start(item.position, group_blocks) == item.position,
              .group = item.group,
              .beside = space->last_put,
-             .unsettled = !space->by_member && (peer.said_epoch < view_->epoch || mover_.drains())});
+             .unsettled =
+                 !ask.near && !space->by_member && (peer.said_epoch < view_->epoch || mover_.drains()),
+             .near = ask.near});
         put->outcomes[index] = begun.refused.value_or(Outcome::Ok);
         if (begun.refused) continue;
         if (space->by_member) space->last_put = item.digest;
@@ -65,7 +70,7 @@ std::unique_ptr<IncomingPut> ServerImpl::begin_put(Peer& peer, std::uint64_t id,
     }
     // Whoever computed a block again has just used it: it must not be the next to go. From the last to
     // the first, so that a parent stays warmer than what hangs on it.
-    for (std::size_t index = ask.items.size(); index-- > 0 && !space->by_member;) {
+    for (std::size_t index = ask.items.size(); index-- > 0 && !space->by_member && !ask.near;) {
         if (put->outcomes[index] != Outcome::Present) continue;
         const ExtentId known = put->store->find(ask.items[index].digest);
         if (known != kNoExtent) put->store->touch(known);
@@ -191,7 +196,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Sums& ask) {
 // Something else came in the place of its sums: nobody can say whether its bytes are right.
 void ServerImpl::refuse_unsummed(Peer& peer, IncomingPut& put) {
     for (const auto& item : put.items) put.outcomes[item.index] = Outcome::Refused;
-    counts_.put_refused += put.items.size();
+    (put.near ? counts_.near_refused : counts_.put_refused) += put.items.size();
     abort_put(put);
     send(peer, put.request_id, wire::Outcomes{.outcomes = put.outcomes});
 }
@@ -205,18 +210,28 @@ void ServerImpl::finish_put(Peer& peer, IncomingPut& put) {
     put.sum_up(UINT64_MAX);
     for (const auto& item : put.items) {
         put.outcomes[item.index] = put.store->commit(item.extent, item.checksum, item.seen);
-        if (put.outcomes[item.index] == Outcome::Ok) counts_.put_bytes += item.payload.size();
+        if (put.outcomes[item.index] == Outcome::Ok && !put.near) counts_.put_bytes += item.payload.size();
     }
     put.items.clear();
-    if (std::ranges::find(put.outcomes, Outcome::Refused) != put.outcomes.end())
-        service(peer.tenant).pressure.store_refused(clock_.now());
-    for (const Outcome outcome : put.outcomes) {
-        if (outcome == Outcome::Ok) ++counts_.put_stored;
-        if (outcome == Outcome::Present) ++counts_.put_present;
-        if (outcome == Outcome::Refused) ++counts_.put_refused;
-        if (outcome == Outcome::Orphan) ++counts_.put_orphan;
-    }
+    count_put(peer, put);
     send(peer, put.request_id, wire::Outcomes{.outcomes = put.outcomes});
+}
+
+// That there is no room for a copy of what belongs to others is no trouble.
+void ServerImpl::count_put(Peer& peer, const IncomingPut& put) {
+    const auto count = [&](Outcome outcome) {
+        return static_cast<std::uint64_t>(std::ranges::count(put.outcomes, outcome));
+    };
+    if (put.near) {
+        counts_.near_stored += count(Outcome::Ok);
+        counts_.near_refused += count(Outcome::Refused);
+        return;
+    }
+    if (count(Outcome::Refused) > 0) service(peer.tenant).pressure.store_refused(clock_.now());
+    counts_.put_stored += count(Outcome::Ok);
+    counts_.put_present += count(Outcome::Present);
+    counts_.put_refused += count(Outcome::Refused);
+    counts_.put_orphan += count(Outcome::Orphan);
 }
 
 }  // namespace cmpool::pool

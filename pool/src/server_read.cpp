@@ -182,8 +182,12 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Exists& ask) {
     space->store->find(ask.digests, found);
     std::vector<Outcome> outcomes;
     outcomes.reserve(found.size());
-    for (const ExtentId extent : found)
-        outcomes.push_back(missing(*space->store, extent) ? Outcome::Miss : Outcome::Ok);
+    // Who asks wants to know whether it must be put here: a copy of what belongs elsewhere is no answer to
+    // that.
+    for (const ExtentId extent : found) {
+        const bool there = !missing(*space->store, extent) && !space->store->near(extent);
+        outcomes.push_back(there ? Outcome::Ok : Outcome::Miss);
+    }
     send(peer, id, wire::Outcomes{.outcomes = outcomes});
 }
 
@@ -229,6 +233,7 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
         gather.push_back(wanted);
         store.hold(extent);
         held.push_back({&store, extent});
+        counts_.near_hits += store.near(extent) ? 1 : 0;
     }
     std::for_each(held.rbegin(), held.rend(), [](const Held& hit) { hit.store->touch(hit.extent); });
     counts_.get_hits += held.size();

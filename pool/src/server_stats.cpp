@@ -24,6 +24,10 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         blocks.moved_blocks += counts.moved_blocks;
         blocks.corrupt_blocks += counts.corrupt_blocks;
         blocks.changed_blocks += counts.changed_blocks;
+        blocks.near_blocks += counts.near_blocks;
+        blocks.near_bytes += counts.near_bytes;
+        blocks.near_evicted_blocks += counts.near_evicted_blocks;
+        blocks.near_kept_blocks += counts.near_kept_blocks;
         const auto from_clients = store->pins().counts();
         clients.match_calls += from_clients.match_calls;
         clients.match_blocks_asked += from_clients.match_blocks_asked;
@@ -33,6 +37,7 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         clients.get_bytes += from_clients.get_bytes;
         clients.stale_reads += from_clients.stale_reads;
         clients.broken_seals += from_clients.broken_seals;
+        clients.near_hits += from_clients.near_hits;
         pages += store->pins().pages();
     }
     std::uint64_t leased_bytes = 0;
@@ -68,6 +73,14 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"put_orphan", counts_.put_orphan},
         {"put_changed", blocks.changed_blocks},
         {"put_bytes", counts_.put_bytes},
+        {"near_capacity_bytes", config_.near_bytes},
+        {"near_bytes", blocks.near_bytes},
+        {"near_blocks", blocks.near_blocks},
+        {"near_hits", counts_.near_hits + clients.near_hits},
+        {"near_stored", counts_.near_stored},
+        {"near_refused", counts_.near_refused},
+        {"near_evicted_blocks", blocks.near_evicted_blocks},
+        {"near_kept_blocks", blocks.near_kept_blocks},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
         {"cooling_bytes", cooling_bytes_},

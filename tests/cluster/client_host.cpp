@@ -11,6 +11,32 @@ constexpr std::chrono::milliseconds kExcuse{1};
 // The world's clock, for an interface that shares ownership.
 std::shared_ptr<const Clock> borrow(const Clock& clock) { return {std::shared_ptr<void>(), &clock}; }
 
+/// Lanes to one server only: the others are on other hosts.
+class OneHost final : public transport::Fabric {
+public:
+    OneHost(std::unique_ptr<transport::Fabric> all, std::string socket)
+        : all_(std::move(all)), socket_(std::move(socket)) {}
+    [[nodiscard]] const transport::Caps& caps() const noexcept override { return all_->caps(); }
+    Result<std::unique_ptr<transport::Segment>> allocate(const transport::SegmentSpec& spec) override {
+        return all_->allocate(spec);
+    }
+    Result<std::unique_ptr<transport::Segment>> register_memory(MutableBytes memory,
+                                                                transport::Access access) override {
+        return all_->register_memory(memory, access);
+    }
+    Result<std::unique_ptr<transport::Listener>> listen(std::string_view address) override {
+        return all_->listen(address);
+    }
+    Result<std::unique_ptr<transport::Lane>> connect(std::string_view address) override {
+        if (address != socket_) return fail(Errc::PeerDown, "{} is on another host", address);
+        return all_->connect(address);
+    }
+
+private:
+    std::unique_ptr<transport::Fabric> all_;
+    std::string socket_;
+};
+
 /// The simulated network's own, whatever the name.
 class SimPlanes final : public client::Planes {
 public:
@@ -40,6 +66,10 @@ ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
     environment.entropy = std::make_shared<SeededEntropy>(world_.rng().next());
     environment.network = world_.open(name_, transport::SimProfile::Messages);
     if (mapped_) environment.local = world_.open(name_, transport::SimProfile::Mapped);
+    if (mapped_ && options.one_host) {
+        environment.local =
+            std::make_shared<OneHost>(world_.open(name_, transport::SimProfile::Mapped), server_.socket());
+    }
     if (options.one_sided) environment.planes = std::make_shared<SimPlanes>(world_, name_);
     client::PoolUri uri;
     uri.address = server_.address();

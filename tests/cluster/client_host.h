@@ -20,6 +20,8 @@ class ClientHost {
 public:
     struct Options {
         bool mapped = true;
+        bool one_host =
+            false;  ///< where it maps: its first server's memory alone, since it runs on that host
         bool one_sided = false;  ///< where it does not map: reads blocks, and sends messages for the rest
         Nanos deadline = std::chrono::milliseconds(20);
         std::string tenant_key;

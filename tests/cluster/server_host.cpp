@@ -128,6 +128,7 @@ void ServerHost::start() {
             pool::Server::create({.capacity_bytes = options_.capacity_bytes,
                                   .segment_bytes = 1 * MiB,
                                   .prefault = false,
+                                  .near_bytes = options_.near_bytes,
                                   .node_id = office_->node_id(),
                                   .local_address = socket(),
                                   .shard = shard,

@@ -34,6 +34,7 @@ struct ServerOptions {
     std::shared_ptr<SimProcesses> processes;  ///< none: its own
     std::uint64_t capacity_bytes = 2 * MiB;   ///< of each shard
     std::uint32_t shards = 1;
+    std::uint64_t near_bytes = 0;  ///< of each shard
     std::uint64_t repair_bytes_per_second = 64 * MiB;
     double slow_directory = 0;  ///< how often the controller takes its time
     Nanos directory_delay{0};   ///< at most so much

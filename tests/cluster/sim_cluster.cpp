@@ -49,6 +49,9 @@ Scene Scene::draw(std::uint64_t seed) {
         scene.members = 2 + rng.below(3);
         scene.replicas = 1 + static_cast<std::uint32_t>(rng.below(2));
         scene.server.times = {.lease = 200ms, .grace = 40ms};
+        // So many that each is read from where it lies, and so few that they make way for each other.
+        scene.spread = seed / 4 % 4 > 0;
+        scene.server.near_bytes = (seed / 4 % 4) * 192 * KiB;
     }
     if (rng.chance(0.3)) scene.server.shards = 2 + static_cast<std::uint32_t>(rng.below(2));
     if (rng.chance(0.25)) return scene;
@@ -207,11 +210,14 @@ void SimCluster::check_left_over() {
 SimCluster::Engine& SimCluster::hire() {
     const std::size_t number = engines_.size();
     ClientHost::Options options{.mapped = rng_.chance(0.6)};
+    ServerHost& nearest = scene_.spread ? any_server() : server();
+    options.one_host = options.mapped && scene_.spread;
+    if (&nearest != &server()) options.others = {server().address()};
     options.one_sided = !options.mapped && (seed_ + number) % 2 == 0;
     Space& space = spaces_[rng_.below(spaces_.size())];
     options.tenant_key = space.tenant_key;
-    engines_.push_back(std::make_unique<Engine>(world_, *servers_.front(), "engine-" + std::to_string(number),
-                                                space, options));
+    engines_.push_back(
+        std::make_unique<Engine>(world_, nearest, "engine-" + std::to_string(number), space, options));
     after(draw(2ms), [this, number] { act(number); });
     return *engines_.back();
 }

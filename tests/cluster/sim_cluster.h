@@ -25,6 +25,7 @@ struct Scene {
     std::size_t spaces = 3;   ///< the first two belong to one tenant, the others to another
     std::size_t members = 1;  ///< servers; the first keeps meta
     std::uint32_t replicas = 1;
+    bool spread = false;     ///< those that map memory map one member's only: they run on its host
     std::size_t faults = 0;  ///< deaths, freezes, partitions, crashes, jumps
     Nanos length = std::chrono::milliseconds(300);
     bool removes = true;

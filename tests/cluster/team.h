@@ -62,6 +62,21 @@ struct Team {
         });
         return added;
     }
+    /// One that runs on a member's host, whose memory it maps; it reaches the others over the network.
+    ClientHost& neighbour(const std::string& name, std::size_t node) {
+        clients.push_back(std::make_unique<ClientHost>(
+            world, *nodes[node], name, space.spec,
+            ClientHost::Options{
+                .one_host = true,
+                .tenant_key = space.tenant_key,
+                .others = {ServerHost::address_of("node-0"), ServerHost::address_of("node-1")}}));
+        ClientHost& added = *clients.back();
+        run_while([&] {
+            const auto status = added.pool().status();
+            return !added.ready() || status.members != serving();
+        });
+        return added;
+    }
     [[nodiscard]] std::uint32_t serving() const {
         for (const auto& node : nodes) {
             if (!node->running()) continue;

@@ -120,6 +120,10 @@ TEST_CASE("where memory can be read one-sided, and where blocks lie in it, comes
     const auto welcome = back(wire::Welcome{.planes = planes});
     REQUIRE(welcome);
     CHECK(std::get<wire::Welcome>(welcome->body).planes == planes);
+    CHECK_FALSE(std::get<wire::Welcome>(welcome->body).keeps_near);
+    CHECK(std::get<wire::Welcome>(back(wire::Welcome{.keeps_near = true})->body).keeps_near);
+    CHECK(std::get<wire::Put>(back(wire::Put{.near = true})->body).near);
+    CHECK_FALSE(std::get<wire::Put>(back(wire::Put{})->body).near);
     CHECK_FALSE(back(wire::Welcome{.planes = std::vector<std::string>(wire::kPlanesMax + 1, "x://y")}));
     CHECK(std::get<wire::Match>(back(wire::Match{.places = true})->body).places);
     const auto matched = back(wire::Matched{.blocks = 2, .places = places});

@@ -36,8 +36,8 @@ struct Group {
 };
 
 // A value that no group names is shown too, in a group of its own: a newer pool may have more.
-const std::array<Group, 7>& groups() {
-    static const std::array<Group, 7> all{{
+const std::array<Group, 8>& groups() {
+    static const std::array<Group, 8> all{{
         {"memory",
          {{"capacity_bytes", "capacity"},
           {"block_bytes", "in blocks", "capacity_bytes"},
@@ -75,6 +75,15 @@ const std::array<Group, 7>& groups() {
           {"put_orphan", "without their parent"},
           {"put_changed", "changed on the way"},
           {"put_bytes", "bytes written"}}},
+        {"copies of other members' blocks",
+         {{"near_blocks", "now"},
+          {"near_bytes", "in bytes", "near_capacity_bytes"},
+          {"near_capacity_bytes", "at most"},
+          {"near_hits", "blocks read from them"},
+          {"near_stored", "brought"},
+          {"near_refused", "that found no room"},
+          {"near_evicted_blocks", "evicted, or old"},
+          {"near_kept_blocks", "that belong here now"}}},
         {"leases",
          {{"leases", "now"},
           {"leases_given", "given"},

@@ -74,7 +74,8 @@ Welcome take(const fb::Welcome& m, Checks& check) {
                     check.text(m.local_address(), kTextBytesMax),
                     m.shards(),
                     m.node_id(),
-                    {}};
+                    {},
+                    m.keeps_near()};
     if (m.planes() != nullptr && m.planes()->size() > kPlanesMax) check.bad = "a server with too many planes";
     if (check.bad != nullptr || m.planes() == nullptr) return welcome;
     for (const auto* plane : *m.planes()) welcome.planes.push_back(check.text(plane, kTextBytesMax));
@@ -156,8 +157,11 @@ Outcomes take(const fb::Outcomes& m, Checks& check) {
     return out;
 }
 Put take(const fb::Put& m, Checks& check) {
-    Put put{
-        m.namespace_id(), check.list<fb::PutItem, PutItem>(m.items(), model::kBatchMax), {}, m.sums_follow()};
+    Put put{m.namespace_id(),
+            check.list<fb::PutItem, PutItem>(m.items(), model::kBatchMax),
+            {},
+            m.sums_follow(),
+            m.near()};
     if (m.window() != nullptr) put.window.push_back(check.grant(m.window()));
     return put;
 }

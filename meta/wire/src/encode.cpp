@@ -39,8 +39,9 @@ Encoded put(Builder& b, const Welcome& m) {
     const auto version = b.CreateString(m.version);
     const auto local_address = b.CreateString(m.local_address);
     const auto planes = m.planes.empty() ? 0 : b.CreateVectorOfStrings(m.planes);
-    return done(fb::Body::Welcome, fb::CreateWelcome(b, m.protocol, m.incarnation, node, version,
-                                                     local_address, m.shards, m.node_id, planes));
+    return done(fb::Body::Welcome,
+                fb::CreateWelcome(b, m.protocol, m.incarnation, node, version, local_address, m.shards,
+                                  m.node_id, planes, m.keeps_near));
 }
 flatbuffers::Offset<fb::OpenNamespace> open(Builder& b, const OpenNamespace& m) {
     const auto tenant = b.CreateString(m.spec.tenant);
@@ -114,7 +115,7 @@ Encoded put(Builder& b, const Outcomes& m) {
 Encoded put(Builder& b, const Put& m) {
     const auto items = structs<fb::PutItem>(b, m.items);
     const auto window = m.window.empty() ? 0 : grant(b, m.window.front());
-    return done(fb::Body::Put, fb::CreatePut(b, m.namespace_id, items, window, m.sums_follow));
+    return done(fb::Body::Put, fb::CreatePut(b, m.namespace_id, items, window, m.sums_follow, m.near));
 }
 Encoded put(Builder& b, const StatsRequest&) {
     return done(fb::Body::StatsRequest, fb::CreateStatsRequest(b));

@@ -39,6 +39,9 @@ struct ServerConfig {
     std::uint64_t capacity_bytes = 1 * GiB;
     std::uint64_t segment_bytes = 0;  ///< 0: an eighth of the capacity, from 1 MiB to 256 MiB
     bool prefault = true;             ///< touch all memory at the start
+    /// Of the capacity, what copies of other members' blocks may take where nobody needs it; 0: there are
+    /// none.
+    std::uint64_t near_bytes = 0;
     std::string node_name = "local";
     std::uint64_t node_id = 0;  ///< as views name it
     std::string version = "0";

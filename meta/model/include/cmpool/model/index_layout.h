@@ -188,6 +188,7 @@ struct ControlPage {
     std::uint64_t get_bytes;
     std::uint64_t stale_reads;   ///< copies thrown away because the slot had changed
     std::uint64_t broken_seals;  ///< blocks of sealed namespaces that did not open
+    std::uint64_t near_hits;     ///< blocks got that belong to other members
     alignas(128) std::uint64_t pins[kPinsMax];
     std::uint64_t touches[kTouchRingSlots];  ///< touch words; of a chain the last block first
 };

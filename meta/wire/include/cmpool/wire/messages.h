@@ -58,6 +58,7 @@ struct Welcome {
     std::uint32_t shards = 1;
     std::uint64_t node_id = 0;
     std::vector<std::string> planes;  ///< NAME://ADDRESS
+    bool keeps_near = false;
 };
 struct OpenNamespace {
     model::NamespaceSpec spec;
@@ -153,6 +154,7 @@ struct Put {
     std::span<const PutItem> items;
     std::vector<Grant> window;  ///< none or one
     bool sums_follow = false;   ///< only with payloads behind it
+    bool near = false;          ///< copies of what belongs to others
 };
 struct Sums {
     std::span<const std::uint64_t> checksums;

@@ -6,7 +6,7 @@
 
 #include <cmpool/base/clock.h>
 
-namespace cmpool::pool {
+namespace cmpool {
 
 /// Bytes that may be spent, so many a second. What is too large for what is left is spent all the same and
 /// paid back before the next.
@@ -33,4 +33,4 @@ private:
     Instant refilled_at_{};
 };
 
-}  // namespace cmpool::pool
+}  // namespace cmpool
