@@ -110,6 +110,17 @@ struct Scene {
         REQUIRE(store.commit(begun.extent, model::checksum(begun.payload)) == Outcome::Ok);
         numbers.push_back(number);
     }
+    /// A copy of a block that belongs to another.
+    void put_copy(std::uint64_t number, std::uint64_t group) {
+        const auto begun = store.begin({.namespace_id = kSpace,
+                                        .digest = digest_of(number),
+                                        .length = kBlockBytes,
+                                        .group = digest_of(group).prefix(),
+                                        .near = true});
+        REQUIRE_FALSE(begun.refused);
+        std::ranges::fill(begun.payload, static_cast<std::byte>(number));
+        REQUIRE(store.commit(begun.extent, model::checksum(begun.payload)) == Outcome::Ok);
+    }
     void set_view(std::vector<std::uint64_t> nodes, std::map<std::uint64_t, model::MemberState> states = {}) {
         auto view = std::make_shared<model::View>();
         view->epoch = ++epoch;
@@ -199,6 +210,56 @@ TEST_CASE("what better-placed owners hold is theirs to send") {
         CHECK(there == (asked && !theirs));
     }
     CHECK(scene.mover.idle());
+}
+
+TEST_CASE("a copy of what belongs to others is nobody's to send, until its owners are gone") {
+    Scene scene(1);
+    scene.set_view({1, 2, 3});
+    scene.run();
+    std::vector<std::uint64_t> twos;
+    std::vector<std::uint64_t> threes;
+    for (std::uint64_t number = 100; number < 140; ++number) {
+        const auto owner = scene.owners(number, 0, number).front();
+        if (owner == 1) continue;
+        (owner == 2 ? twos : threes).push_back(number);
+        scene.members.held[owner].insert(digest_of(number));
+        scene.put_copy(number, number);
+    }
+    REQUIRE_FALSE(twos.empty());
+    CHECK(scene.mover.idle());  // nobody has looked at them, nor need he
+
+    // Somebody joins, takes some of it, and is given that by its owners.
+    scene.set_view({1, 2, 3, 4});
+    scene.run();
+    CHECK(scene.mover.idle());
+    CHECK(scene.members.questions == 0);
+    CHECK(scene.members.bytes == 0);
+    scene.set_view({1, 2, 3, 4}, {{1, model::MemberState::Draining}});
+    scene.run();
+    CHECK(scene.members.bytes == 0);
+    scene.set_view({1, 2, 3});
+    scene.run();
+    const auto asked = scene.members.questions;
+
+    // Node 2 dies: what it had goes to whoever has its place, once, and what is ours now stays.
+    scene.members.held[3].insert(digest_of(twos.front()));
+    scene.set_view({1, 3});
+    scene.run();
+    CHECK(scene.mover.idle());
+    CHECK(scene.members.questions > asked);
+    std::uint64_t kept = 0;
+    for (const std::uint64_t number : twos) {
+        const bool ours = scene.owners(number, 0, number).front() == 1;
+        kept += ours ? 1 : 0;
+        CAPTURE(number);
+        CHECK(scene.members.held[3].contains(digest_of(number)) == (!ours || number == twos.front()));
+        CHECK(scene.store.near(scene.store.find(digest_of(number))) == !ours);
+    }
+    CHECK(scene.store.counts().near_kept_blocks >= kept);
+    for (const std::uint64_t number : threes) {
+        if (scene.owners(number, 0, number).front() == 3)
+            CHECK(scene.store.near(scene.store.find(digest_of(number))));
+    }
 }
 
 TEST_CASE("who drains sends everything that any owner lacks") {
