@@ -328,7 +328,7 @@ private:
     void begin_part(std::size_t part);
     void match_mapped(std::size_t number);
     void add(std::uint32_t at);
-    [[nodiscard]] bool add_near(std::uint32_t at, std::uint64_t group);
+    [[nodiscard]] bool add_near(std::uint32_t at, std::uint32_t owner, std::uint64_t group);
     [[nodiscard]] Digest part_of(std::uint32_t at, std::uint32_t part) const;
     [[nodiscard]] std::size_t run() const noexcept;
 

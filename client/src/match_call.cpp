@@ -34,8 +34,8 @@ void MatchCall::begin() {
 void MatchCall::add(std::uint32_t at) {
     auto& state = *state_;
     const std::uint64_t group = model::group_key(chain_, at, shards().spec().group_blocks);
-    if (shards().keeps_near() && add_near(at, group)) return;
     const auto shard = shards().of(group, chain_[at]);
+    if (shards().keeps_near() && add_near(at, shard, group)) return;
     auto& digests = state.parts[shard].digests;
     for (std::uint32_t part = 0; part < state.parts_each; ++part) {
         if (state.parts.size() > 1)
@@ -46,11 +46,11 @@ void MatchCall::add(std::uint32_t at) {
 
 // Copies on this host are runs of their own, so that what has gone meanwhile is asked of its owner. They
 // stand behind the shards' runs.
-bool MatchCall::add_near(std::uint32_t at, std::uint64_t group) {
+bool MatchCall::add_near(std::uint32_t at, std::uint32_t owner, std::uint64_t group) {
     auto& state = *state_;
     std::optional<std::uint32_t> shard;
     for (std::uint32_t part = 0; part < state.parts_each; ++part) {
-        shard = shards().near_copy(group, part_of(at, part));
+        shard = shards().near_copy(owner, group, part_of(at, part));
         if (!shard) return false;
     }
     std::size_t number = shards().count();

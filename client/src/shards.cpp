@@ -249,13 +249,12 @@ std::optional<std::uint32_t> Shards::next(std::uint64_t group, const Digest& key
     return std::nullopt;
 }
 
-std::optional<std::uint32_t> Shards::near_copy(std::uint64_t group, const Digest& key) noexcept {
-    if (!near_node_) return std::nullopt;
-    const std::uint64_t whole = group != 0 ? group : key.prefix();
-    const std::uint32_t shard = of_node(nodes_[*near_node_], whole);
+std::optional<std::uint32_t> Shards::near_copy(std::uint32_t owner, std::uint64_t group,
+                                               const Digest& key) const noexcept {
+    if (!near_node_ || sessions_[owner]->attachment() != nullptr) return std::nullopt;
+    const std::uint32_t shard = of_node(nodes_[*near_node_], group != 0 ? group : key.prefix());
     const auto& memory = sessions_[shard]->attachment();
-    if (memory == nullptr || sessions_[of(group, key)]->attachment() != nullptr || !memory->probe(key))
-        return std::nullopt;
+    if (memory == nullptr || !memory->probe(key)) return std::nullopt;
     return shard;
 }
 

@@ -115,12 +115,14 @@ public:
         return near_node_ ? std::span(nodes_[*near_node_].shards).first(nodes_[*near_node_].count)
                           : std::span<const std::uint32_t>{};
     }
-    /// Where in its memory a block of other members is, if it was there just now: it may be read there as on
-    /// any other owner, without a message.
-    [[nodiscard]] std::optional<std::uint32_t> near_copy(std::uint64_t group, const Digest& key) noexcept;
+    /// Where in its memory a block is that `owner` would be asked for by message, if it was there just now:
+    /// it may be read there as on any other owner.
+    [[nodiscard]] std::optional<std::uint32_t> near_copy(std::uint32_t owner, std::uint64_t group,
+                                                         const Digest& key) const noexcept;
     /// As of(), but there if it is there.
     [[nodiscard]] std::uint32_t nearest(std::uint64_t group, const Digest& key) noexcept {
-        return near_copy(group, key).value_or(of(group, key));
+        const std::uint32_t owner = of(group, key);
+        return near_node_ ? near_copy(owner, group, key).value_or(owner) : owner;
     }
     /// Where a copy would have to lie; none for what belongs to this host's member itself.
     [[nodiscard]] std::optional<std::uint32_t> near_shard(std::uint64_t group, const Digest& key) noexcept;
