@@ -38,8 +38,8 @@ struct HostCounts {
 
 /// Adds what only the process knows: `counts`, and what it takes beside segments, now and when it began to
 /// serve. A client has as many pages at each shard as at this one.
-auto host_stats(std::uint32_t shards, const HostCounts& counts) {
-    return [shards, &counts, start = resident_private_bytes(0)](std::vector<wire::Stat>& stats) {
+auto host_stats(std::uint32_t shards, const HostCounts& counts, const MetaThread& meta) {
+    return [shards, &counts, &meta, start = resident_private_bytes(0)](std::vector<wire::Stat>& stats) {
         const auto named = [&](std::string_view name) {
             return std::ranges::find(stats, name, &wire::Stat::name);
         };
@@ -49,11 +49,13 @@ auto host_stats(std::uint32_t shards, const HostCounts& counts) {
         stats.push_back({"private_start_bytes", start});
         stats.push_back({"accepts_refused", counts.accepts_refused.load(std::memory_order_relaxed)});
         stats.push_back({"meta_store_failures", counts.store_failures.load(std::memory_order_relaxed)});
+        stats.push_back({"meta_store_silent", meta.store_silent() ? 1u : 0u});
     };
 }
 
 pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_bytes,
-                                 const std::string& local_address, const HostCounts& counts) {
+                                 const std::string& local_address, const HostCounts& counts,
+                                 const MetaThread& meta) {
     pool::ServerConfig config;
     config.capacity_bytes = capacity_bytes;
     config.segment_bytes = options.segment_bytes;
@@ -66,7 +68,7 @@ pool::ServerConfig server_config(const Options& options, std::uint64_t capacity_
     config.shards = options.shards;
     config.clients_max = options.clients_max;
     config.hello_within = std::chrono::milliseconds(options.hello_within_ms);
-    config.add_host_stats = host_stats(options.shards, counts);
+    config.add_host_stats = host_stats(options.shards, counts, meta);
     return config;
 }
 
@@ -167,7 +169,7 @@ Result<void> serve(const Options& options) {
 
     // Outlived by the loops that its answers go to, outliving nothing that it asks.
     auto meta_thread = std::make_unique<MetaThread>(std::move(*office), clock);
-    auto config = server_config(options, *capacity_bytes, (*local)->address(), counts);
+    auto config = server_config(options, *capacity_bytes, (*local)->address(), counts, *meta_thread);
     config.node_id = node_id;
     config.network = tcp.get();
     config.cluster_key = options.cluster_key;

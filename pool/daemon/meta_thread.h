@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <deque>
 #include <functional>
@@ -36,6 +37,8 @@ public:
     void start(Tell tell, TellChange tell_change);
     /// False when kJobsMax jobs wait already.
     [[nodiscard]] bool post(Job job);
+    /// As the office says; from any thread.
+    [[nodiscard]] bool store_silent() const noexcept { return store_silent_.load(std::memory_order_relaxed); }
 
 private:
     void run();
@@ -49,6 +52,7 @@ private:
     Tell tell_;
     TellChange tell_change_;
     std::shared_ptr<const model::View> told_;
+    std::atomic<bool> store_silent_{false};
     UniqueFd bell_;
     std::mutex mutex_;  ///< of what follows
     std::deque<Job> jobs_;

@@ -207,6 +207,20 @@ void check_counts(Checks& checks, client::PoolClient& pool) {
                      grouped(values["blocks"]), grouped(values["evicted_blocks"]),
                      format_bytes(std::min(values["segment_bytes"], model::kBlockBytesMax))),
          {}});
+    if (values["meta_store_silent"] > 0) {
+        checks.push_back(
+            {"store", Health::Warn, "etcd, where the nodes keep what they agree on, does not answer this one",
+             "gets and puts go on; new namespaces and members, and changes of them, wait: look at "
+             "etcd's members, and at the network between"});
+    }
+    if (values["meta_store_failures"] > 0) {
+        checks.push_back(
+            {"store", Health::Warn,
+             fmt::format("what this node keeps on its own disk has failed {} times since the start",
+                         grouped(values["meta_store_failures"])),
+             "gets and puts go on: look at the room on the disk of --data-dir, and at cmpoold's "
+             "log"});
+    }
     if (values["put_refused"] > 0) {
         checks.push_back(
             {"refusals", Health::Warn,
