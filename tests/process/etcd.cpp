@@ -104,6 +104,8 @@ TEST_CASE("etcd frozen, then dead: no error, no question to meta, nobody dropped
     Load load(uri);
     const auto epoch = epoch_of(cluster);
     const auto before = load.run(2s);
+    // Its namespace is among what each node remembers.
+    CHECK_FALSE(doctor_warns_of_the_store(uri));
     const auto asked = cluster.sum("meta_questions");
 
     etcd->freeze();

@@ -36,8 +36,8 @@ struct Group {
 };
 
 // A value that no group names is shown too, in a group of its own: a newer pool may have more.
-const std::array<Group, 8>& groups() {
-    static const std::array<Group, 8> all{{
+const std::array<Group, 9>& groups() {
+    static const std::array<Group, 9> all{{
         {"memory",
          {{"capacity_bytes", "capacity"},
           {"block_bytes", "in blocks", "capacity_bytes"},
@@ -109,6 +109,9 @@ const std::array<Group, 8>& groups() {
           {"clients_broken", "dropped: broken"},
           {"clients_stuck", "dropped: stuck"},
           {"slowed_answers", "asked to hold back"}}},
+        {"serving threads",
+         {{"processor_ns", "ran"},
+          {"processor_wait_ns", "had no processor", "processor_ns+processor_wait_ns"}}},
     }};
     return all;
 }
@@ -122,6 +125,8 @@ std::uint64_t value_of(const Values& values, std::string_view name) {
 }
 
 std::string text_of(std::string_view name, std::uint64_t value) {
+    if (name.ends_with("_ns") && value >= 1'000'000'000)
+        return fmt::format("{:.1f} s", static_cast<double>(value) / 1e9);
     if (name.ends_with("_ns")) return fmt::format("{:.1f} us", static_cast<double>(value) / 1e3);
     return name.ends_with("_bytes") ? format_bytes(value) : grouped(value);
 }
