@@ -95,10 +95,11 @@ void Shards::find_home() {
     }
 }
 
-// Of several on this host the first.
+// Of several on this host the first. Where there is one node all blocks are its own.
 void Shards::find_near() {
     near_node_.reset();
-    for (std::size_t at = 0; at < nodes_.size() && placement_ != nullptr; ++at) {
+    if (placement_ == nullptr || nodes_.size() == 1) return;
+    for (std::size_t at = 0; at < nodes_.size(); ++at) {
         const Node& node = nodes_[at];
         if (!node.named || node.shards.empty() || !sessions_[node.shards.front()]->keeps_near()) continue;
         near_node_ = at;
