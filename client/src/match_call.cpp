@@ -246,8 +246,7 @@ void Match::State::Part::release() noexcept {
     attachment.reset();
     if (const auto alive = session.lock()) {
         alive->reader().places().forget(std::span(digests).first(places.size()));
-        const std::uint64_t ids[] = {lease_id};
-        if (lease_id != 0) alive->tell(wire::Release{ids});
+        if (lease_id != 0) alive->give_back(lease_id);
     }
     lease_id = 0;
     places.clear();

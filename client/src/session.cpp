@@ -14,10 +14,20 @@ namespace {
 constexpr std::uint64_t kImportBit = std::uint64_t{1} << 63;
 /// Lanes that only send and receive are quiet at once; this bounds what must not happen.
 constexpr std::chrono::milliseconds kQuiesceLimit{10};
+/// Messages that are handed to a lane at once.
+constexpr std::size_t kSendsAtOnce = 16;
 
 NamespaceSpec for_tenant(NamespaceSpec spec, const std::string& tenant) {
     if (!tenant.empty()) spec.tenant = tenant;
     return spec;
+}
+
+transport::Op send_of(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload) {
+    return {.kind = transport::OpKind::Send,
+            .signal = !payload.empty(),
+            .gather = payload,
+            .head = head,
+            .cookie = request_id};
 }
 
 bool permanent(Errc code) { return code == Errc::Denied || code == Errc::Mismatch || code == Errc::Invalid; }
@@ -64,6 +74,7 @@ void Session::progress() {
     if (state_ == State::Down && !refused_ && (!breaker_.open() || breaker_.due(now))) connect();
     if (state_ == State::Ready && breaker_.due(now)) probe();
     if (imports_started_ < imports_.size()) start_imports();
+    tell_given_back();
     flush();
     reader_.progress();
 }
@@ -71,6 +82,7 @@ void Session::progress() {
 Instant Session::next_deadline() const noexcept {
     // Nobody has looked at it yet: it has still to connect.
     if (state_ == State::Down && !refused_ && !breaker_.open()) return Instant{};
+    if (!given_back_.empty()) return Instant{};
     if (state_ == State::Down || state_ == State::Ready)
         return refused_ ? Instant::never() : std::min(breaker_.retry_at(), reader_.next_deadline());
     return attempt_ends_;
@@ -169,6 +181,7 @@ void Session::down(const Failure& failure) {
     imports_started_ = imports_ended_ = 0;
     sending_.clear();
     unsent_.clear();
+    given_back_.clear();
     landing_ = 0;
     const auto requests = std::exchange(requests_, {});
     for (const auto& [id, request] : requests) {
@@ -378,22 +391,19 @@ Result<std::uint64_t> Session::ask(Asker& asker, std::uint64_t part, wire::Body 
     if (state_ != State::Ready) return fail(Errc::PeerDown, "not connected to {}", uri_.address);
     if (unsent_.size() >= kUnsentMax)
         return fail(Errc::Again, "{} requests wait for {}", unsent_.size(), uri_.address);
+    tell_given_back();
     const std::uint64_t id = next_id_++;
     const Bytes head =
         encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
     requests_.emplace(id, Request{&asker, part});
-    if (!unsent_.empty() || !post(id, head, payload)) {
-        unsent_.push_back({id, {head.begin(), head.end()}, {payload.begin(), payload.end()}});
-    }
+    send(id, head, payload);
     return id;
 }
 
 void Session::tell(wire::Body body) {
     if (state_ != State::Ready || unsent_.size() >= kUnsentMax) return;
     const std::uint64_t id = next_id_++;
-    const Bytes head =
-        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)});
-    if (!unsent_.empty() || !post(id, head, {})) unsent_.push_back({id, {head.begin(), head.end()}, {}});
+    send(id, encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = std::move(body)}), {});
 }
 
 // Not to be dropped: behind a put that announces them the pool takes nothing else.
@@ -401,8 +411,25 @@ void Session::tell_sums(std::uint64_t request_id, std::span<const std::uint64_t>
     if (state_ != State::Ready || failure_) return;
     const Bytes head = encoder_.encode(
         {.request_id = request_id, .epoch = book_->view.epoch, .body = wire::Sums{checksums}});
-    if (!unsent_.empty() || !post(request_id, head, {}))
-        unsent_.push_back({request_id, {head.begin(), head.end()}, {}, true});
+    send(request_id, head, {}, true);
+}
+
+void Session::give_back(std::uint64_t lease_id) {
+    if (state_ != State::Ready) return;  // it ended with the lane
+    given_back_.push_back(lease_id);
+    if (given_back_.size() < kGivenBackMax) return;
+    tell_given_back();
+    flush();
+}
+
+// It stands in front of what is sent next, and leaves with it.
+void Session::tell_given_back() {
+    if (given_back_.empty()) return;
+    const std::uint64_t id = next_id_++;
+    const Bytes head =
+        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = wire::Release{given_back_}});
+    unsent_.push_back({id, {head.begin(), head.end()}, {}});
+    given_back_.clear();
 }
 
 // An error shows at the next progress().
@@ -410,29 +437,37 @@ void Session::push() noexcept {
     if (state_ == State::Ready && lane_ != nullptr) (void)lane_->post({});
 }
 
-bool Session::post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload) {
-    const transport::Op op{.kind = transport::OpKind::Send,
-                           .signal = !payload.empty(),
-                           .gather = payload,
-                           .head = head,
-                           .cookie = request_id};
-    const auto posted = lane_->post({&op, 1});
-    if (posted && *posted == 0) return false;
-    if (!posted && posted.error().code == Errc::Again) return false;
-    if (!posted) {
-        fail_lane(posted.error());
-        return true;
-    }
-    if (!payload.empty()) sending_.insert(request_id);
-    return true;
+void Session::send(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload, bool sums) {
+    const transport::Op op = send_of(request_id, head, payload);
+    if (unsent_.empty() && post({&op, 1}) == 1) return;
+    unsent_.push_back({request_id, {head.begin(), head.end()}, {payload.begin(), payload.end()}, sums});
+    flush();
 }
 
 void Session::flush() {
+    std::array<transport::Op, kSendsAtOnce> batch;
     while (!unsent_.empty() && lane_ != nullptr && !failure_) {
-        const auto& next = unsent_.front();
-        if (!post(next.request_id, next.head, next.payload)) return;
-        unsent_.pop_front();
+        const std::size_t count = std::min(batch.size(), unsent_.size());
+        for (std::size_t at = 0; at < count; ++at)
+            batch[at] = send_of(unsent_[at].request_id, unsent_[at].head, unsent_[at].payload);
+        const std::size_t taken = post(std::span(batch).first(count));
+        unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(taken));
+        if (taken < count) return;
     }
+}
+
+// How many the lane has taken; of one that has failed, which takes none, the failure tells all.
+std::size_t Session::post(std::span<const transport::Op> batch) {
+    const auto posted = lane_->post(batch);
+    if (!posted && posted.error().code == Errc::Again) return 0;
+    if (!posted) {
+        fail_lane(posted.error());
+        return batch.size();
+    }
+    for (const auto& op : batch.first(*posted)) {
+        if (op.signal) sending_.insert(op.cookie);
+    }
+    return *posted;
 }
 
 bool Session::forget(Asker& asker) {

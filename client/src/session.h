@@ -32,6 +32,8 @@ namespace cmpool::client {
 inline constexpr std::chrono::seconds kConnectDeadline{2};
 /// Messages that wait for room on the lane; above it a request fails with Again.
 inline constexpr std::size_t kUnsentMax = 8192;
+/// Leases that are given back at once.
+inline constexpr std::size_t kGivenBackMax = 64;
 
 /// Who asked something, and hears the answer. Exactly one of answer() and lost() ends a request.
 class Asker {
@@ -90,6 +92,9 @@ public:
     void push() noexcept;
     /// Sends a message whose answer nobody waits for; above kUnsentMax it is dropped.
     void tell(wire::Body body);
+    /// Ends a lease: the pool is told in front of the next request, or by the next progress(). Where neither
+    /// comes, it ends by itself.
+    void give_back(std::uint64_t lease_id);
     /// Forgets all requests of an asker; afterwards no buffer that it placed or sent is used. A lane
     /// that still sends from one of them is given up for it. Returns whether there were any.
     bool forget(Asker& asker);
@@ -179,8 +184,10 @@ private:
 
     void pump(std::unique_ptr<transport::Lane>& lane);
     void completed(const transport::Lane& lane, const transport::Completion& done);
+    void tell_given_back();
+    void send(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload, bool sums = false);
     void flush();
-    [[nodiscard]] bool post(std::uint64_t request_id, Bytes head, std::span<const Bytes> payload);
+    [[nodiscard]] std::size_t post(std::span<const transport::Op> batch);
     [[nodiscard]] std::uint64_t send_own(transport::Lane& lane, wire::Body body);
 
     Environment environment_;
@@ -213,6 +220,7 @@ private:
     std::array<transport::Completion, 64> done_;  ///< scratch of pump()
     std::unordered_set<std::uint64_t> sending_;   ///< requests whose payload the lane still reads
     std::deque<Unsent> unsent_;
+    std::vector<std::uint64_t> given_back_;          ///< leases of which the pool has yet to be told
     std::uint64_t landing_ = 0;                      ///< request whose payload is arriving
     std::optional<Result<wire::Message>> arriving_;  ///< that payload's message
 

@@ -71,7 +71,7 @@ ExtentId DomainStore::find(const model::Digest& digest) const noexcept {
 
 // Bucket, extent and header of a block lie far from each other and from everything that was used
 // lately: one after the other they cost three trips to memory a block.
-void DomainStore::find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept {
+void DomainStore::probe(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept {
     for (std::size_t first = 0; first < digests.size(); first += kFindsAhead) {
         const auto some = digests.subspan(first, std::min(kFindsAhead, digests.size() - first));
         const auto ids = found.subspan(first, some.size());
@@ -80,6 +80,14 @@ void DomainStore::find(std::span<const model::Digest> digests, std::span<ExtentI
             ids[at] = index_.find(some[at].prefix());
             if (ids[at] != kNoExtent) map_.prefetch(ids[at]);
         }
+    }
+}
+
+void DomainStore::find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept {
+    for (std::size_t first = 0; first < digests.size(); first += kFindsAhead) {
+        const auto some = digests.subspan(first, std::min(kFindsAhead, digests.size() - first));
+        const auto ids = found.subspan(first, some.size());
+        probe(some, ids);
         for (const ExtentId id : ids) {
             if (id != kNoExtent) __builtin_prefetch(&header(map_[id]));
         }

@@ -136,6 +136,9 @@ public:
     /// The same of many: the memory that one needs is on its way while another is looked at. Both are
     /// of the same length.
     void find(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
+    /// The same by what the index says, as same-host clients probe it: no block's own memory is looked at.
+    /// One in 2^40 is not who it seems to be; who then reads it compares the digest.
+    void probe(std::span<const model::Digest> digests, std::span<ExtentId> found) const noexcept;
     [[nodiscard]] BlockView view(ExtentId extent) const noexcept;
     /// It belongs to another member.
     [[nodiscard]] bool near(ExtentId extent) const noexcept { return rooms_[map_[extent].room].near; }

@@ -80,7 +80,8 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
     const OpenedNamespace* space = opened(peer, id, ask.namespace_id);
     if (space == nullptr) return;
     std::vector<ExtentId> run(ask.chain.size());
-    space->store->find(ask.chain, run);
+    // A place says how long its block is, which stands in the block's header.
+    ask.places ? space->store->find(ask.chain, run) : space->store->probe(ask.chain, run);
     run.erase(std::ranges::find_if(run, [&](ExtentId each) { return missing(*space->store, each); }),
               run.end());
     // From the last to the first, so that the root stays warmest.
