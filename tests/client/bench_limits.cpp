@@ -5,6 +5,9 @@
 //         a sleeper has to be woken on the other one, or looks again and again (and yields in between).
 //         Then, on one core, what no server of many clients and many blocks can leave out: it waits by epoll,
 //         and finds each block as below; a client with a deadline waits by ppoll.
+//   put   1 MiB over loopback on one core, answered by 144 bytes: into memory that is in the cache as in a
+//         bare program; into a random place of many; and summed up by both ends, as who keeps it for others
+//         must.
 //   shm   4 KiB from random places of many: a page; a block that is not aligned to pages; the same found
 //         by a cold line of an index, and believed after a look at its header: three misses in a row.
 //
@@ -20,6 +23,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include <cmpool/model/digest.h>
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -39,10 +44,13 @@ constexpr std::size_t kAnswerBytes = 4240;
 constexpr std::size_t kBatch = 16;
 constexpr std::size_t kLongBytes = 144 + kBatch * 4096;
 constexpr int kTrips = 10'000;
+constexpr int kPutTrips = 1'000;
 constexpr int kRounds = 5;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHeader = 64;
 constexpr std::size_t kHead = 144;  // of an answer
+constexpr std::size_t kPut = std::size_t{1} << 20;
+constexpr std::size_t kPiece = std::size_t{128} << 10;  // received at once, and summed up before it is cold
 constexpr std::size_t kLine = 64;
 constexpr int kCopies = 20'000;
 
@@ -99,7 +107,8 @@ void stay_on(int core) {
 
 /// The median time of a trip between two processes: what `trip` does here, while `serve` answers there.
 template <class Serve, class Trip>
-double between_processes_us(int asking_core, int answering_core, const Serve& serve, const Trip& trip) {
+double between_processes_us(int asking_core, int answering_core, const Serve& serve, const Trip& trip,
+                            int trips = kTrips) {
     const int door = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -126,7 +135,7 @@ double between_processes_us(int asking_core, int answering_core, const Serve& se
     ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     if (::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) give_up("connect");
     std::vector<std::int64_t> times;
-    for (int count = 0; count < kTrips; ++count) {
+    for (int count = 0; count < trips; ++count) {
         const auto begin = now_ns();
         trip(socket);
         times.push_back(now_ns() - begin);
@@ -220,8 +229,49 @@ public:
             });
     }
 
+    /// A put of 1 MiB to a server on the same core.
+    double put_us(bool anywhere, bool summed) {
+        return between_processes_us(
+            0, 0, [&](int socket) { take(socket, anywhere, summed); },
+            [&](int socket) {
+                const std::byte* from = data_;
+                for (std::size_t sent = 0; sent < kPut;) {
+                    const ssize_t more = ::send(socket, from + sent, kPut - sent, MSG_NOSIGNAL);
+                    if (more < 0) give_up("send");
+                    sent += static_cast<std::size_t>(more);
+                }
+                if (summed) sum_ ^= cmpool::model::checksum({from, kPut});
+                if (!receive_all(socket, kHead, Waits::Sleeping)) give_up("receive");
+            },
+            kPutTrips);
+    }
+
 private:
+    // A process that was forked has yet to map each page of what it shares: a server has done so long ago.
+    void map() const {
+        for (const auto& [memory, bytes] :
+             {std::pair(data_, count_ * (kHeader + kPage)), std::pair(index_, lines_ * kLine)}) {
+            if (::madvise(memory, bytes, MADV_POPULATE_WRITE) != 0) give_up("madvise");
+        }
+    }
+
+    void take(int socket, bool anywhere, bool summed) {
+        map();
+        for (;;) {
+            std::byte* const into = data_ + (anywhere ? random_() % (count_ - kPut / kPage) : 0) * kPage;
+            for (std::size_t got = 0; got < kPut;) {
+                const ssize_t more = ::recv(socket, into + got, std::min(kPiece, kPut - got), 0);
+                if (more <= 0) return;
+                if (summed) sum_ ^= cmpool::model::checksum({into + got, static_cast<std::size_t>(more)});
+                got += static_cast<std::size_t>(more);
+            }
+            send_all(socket, kHead);
+        }
+    }
+
+    // What lies far apart is on its way at once.
     void serve(int socket, std::size_t batch) {
+        map();
         const int set = ::epoll_create1(0);
         epoll_event event{.events = EPOLLIN, .data = {}};
         ::epoll_ctl(set, EPOLL_CTL_ADD, socket, &event);
@@ -230,12 +280,18 @@ private:
             if (!receive_all(socket, kAskBytes, Waits::Sleeping)) return;
             std::array<iovec, kBatch + 1> from;
             from[0] = {head.data(), head.size()};
-            for (std::size_t at = 1; at <= batch; ++at) {
-                std::byte* block = data_ + random_() % count_ * (kHeader + kPage);
-                block += load(index_ + random_() % lines_ * kLine) & 0;
-                block += load(block) & 0;
-                from[at] = {block + kHeader, kPage};
+            std::array<const std::byte*, kBatch> lines;
+            std::array<std::byte*, kBatch> blocks;
+            for (std::size_t at = 0; at < batch; ++at) {
+                lines[at] = index_ + random_() % lines_ * kLine;
+                __builtin_prefetch(lines[at]);
             }
+            for (std::size_t at = 0; at < batch; ++at) {
+                blocks[at] = data_ + random_() % count_ * (kHeader + kPage) + (load(lines[at]) & 0);
+                __builtin_prefetch(blocks[at]);
+            }
+            for (std::size_t at = 0; at < batch; ++at)
+                from[at + 1] = {blocks[at] + (load(blocks[at]) & 0) + kHeader, kPage};
             msghdr message{};
             message.msg_iov = from.data();
             message.msg_iovlen = batch + 1;
@@ -266,6 +322,7 @@ private:
     std::byte* data_;
     std::byte* index_;
     std::array<std::byte, kPage> page_;
+    std::uint64_t sum_ = 0;
     std::mt19937_64 random_{1};
 };
 
@@ -286,7 +343,8 @@ void print(const std::vector<std::pair<const char*, std::function<double()>>>& r
 
 int main(int count, char** words) {
     const std::size_t blocks = count > 1 ? std::strtoull(words[1], nullptr, 10) : 1'000'000;
-    if (blocks == 0) return std::fprintf(stderr, "expected a number of blocks, saw %s\n", words[1]), 2;
+    if (blocks <= kPut / kPage)
+        return std::fprintf(stderr, "expected more than %zu blocks, saw %s\n", kPut / kPage, words[1]), 2;
     print({{"tcp, sleeping, wherever the scheduler likes",
             [] { return round_trip_us(-1, -1, Waits::Sleeping); }},
            {"tcp, sleeping, one core", [] { return round_trip_us(0, 0, Waits::Sleeping); }},
@@ -299,6 +357,10 @@ int main(int count, char** words) {
            {"tcp, one core, 16 x 4 KiB from warm memory",
             [] { return round_trip_us(0, 0, Waits::Sleeping, kLongBytes); }},
            {"tcp, one core, epoll, 16 blocks that were found", [&] { return memory.served_us(kBatch); }}});
+    print({{"tcp, one core, put 1 MiB into warm memory", [&] { return memory.put_us(false, false); }},
+           {"tcp, one core, put 1 MiB anywhere", [&] { return memory.put_us(true, false); }},
+           {"tcp, one core, put 1 MiB anywhere, summed up by both",
+            [&] { return memory.put_us(true, true); }}});
     print({{"shm, a page", [&] { return memory.page_us(); }},
            {"shm, a block behind its header", [&] { return memory.block_us(); }},
            {"shm, index line, then header, then block", [&] { return memory.found_us(); }}});

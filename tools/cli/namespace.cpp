@@ -121,7 +121,7 @@ void add_facts(CLI::App& verb, Options& options) {
 }
 
 std::shared_ptr<Options> add_one(CLI::App& verb, bool named, bool revision, bool facts) {
-    const auto options = std::make_shared<Options>();
+    auto options = std::make_shared<Options>();
     if (named) verb.add_option("NAME", options->name, "The namespace's model")->required()->type_name("");
     if (revision)
         verb.add_option("--revision", options->revision, "The model's")->type_name("TEXT")->take_last();

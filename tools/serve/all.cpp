@@ -41,14 +41,14 @@ public:
         if (options_.load_bytes_per_s)
             prefill_flags.insert(prefill_flags.end(),
                                  {"--load-rate", fmt::format("{}", *options_.load_bytes_per_s)});
-        const auto prefill = add(std::move(prefill_flags), true);
+        auto prefill = add(std::move(prefill_flags), true);
         if (!prefill) return prefill;
         std::vector<std::string> decode_flags{
             "decode",      "--prefill",         *prefill,
             "--handoff",   options_.handoff,    "--pool",
             options_.pool, "--prefill-seconds", fmt::format("{}", options_.prefill_seconds)};
         if (options_.store_decoded) decode_flags.push_back("--store-decoded");
-        const auto decode = add(std::move(decode_flags), true);
+        auto decode = add(std::move(decode_flags), true);
         if (!decode) return decode;
         std::vector<std::string> router_flags{"router",
                                               "--decode",

@@ -65,7 +65,7 @@ void Setup::say(const std::string& progress) const {
     if (!options.json) fmt::print(stderr, "\r{:<48}", progress);
 }
 
-void add_experiment(CLI::App& app, ExperimentOptions& options, std::function<void()> chosen) {
+void add_experiment(CLI::App& app, ExperimentOptions& options, const std::function<void()>& chosen) {
     auto* group = app.add_subcommand("experiment", "Measures what a pool is worth to this engine");
     group->require_subcommand(1);
     for (const Verb& about : kVerbs) {

@@ -30,7 +30,7 @@ struct ExperimentOptions {
 };
 
 /// Errors: Invalid for a prompt that the model has no room for.
-void add_experiment(CLI::App& app, ExperimentOptions& options, std::function<void()> chosen);
+void add_experiment(CLI::App& app, ExperimentOptions& options, const std::function<void()>& chosen);
 [[nodiscard]] Result<void> run_experiment(const ExperimentOptions& options);
 
 }  // namespace cmpool::serve

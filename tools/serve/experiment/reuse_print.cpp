@@ -74,6 +74,7 @@ std::string to_svg(const std::vector<ReuseRow>& rows) {
     constexpr const char* kColours[] = {"#888", "#15a", "#2a7", "#000"};
     const auto rates = rates_of(rows);
     std::vector<Panel::Tick> ticks;
+    ticks.reserve(rates.size());
     for (const double rate : rates) ticks.push_back({rate, fmt::format("{:g} %", rate * 100)});
     double most = PaperPoints::kThroughputNine;
     for (const ReuseRow& row : rows)
