@@ -184,21 +184,21 @@ void add(std::uint64_t& counter, std::uint64_t count) noexcept {
 }  // namespace
 
 void Attachment::count_match(std::uint64_t asked, std::uint64_t hit) noexcept {
-    add(page_.match_calls, 1);
-    add(page_.match_blocks_asked, asked);
-    add(page_.match_blocks_hit, hit);
+    add(page_.counts.match_calls, 1);
+    add(page_.counts.match_blocks_asked, asked);
+    add(page_.counts.match_blocks_hit, hit);
 }
 
 void Attachment::count_get(std::uint64_t hits, std::uint64_t misses, std::uint64_t bytes,
                            std::uint64_t stale) noexcept {
-    add(page_.get_blocks_hit, hits);
-    add(page_.get_blocks_missed, misses);
-    add(page_.get_bytes, bytes);
-    add(page_.stale_reads, stale);
+    add(page_.counts.get_hits, hits);
+    add(page_.counts.get_misses, misses);
+    add(page_.counts.get_bytes, bytes);
+    add(page_.counts.stale_reads, stale);
 }
 
-void Attachment::count_near(std::uint64_t hits) noexcept { add(page_.near_hits, hits); }
+void Attachment::count_near(std::uint64_t hits) noexcept { add(page_.counts.near_hits, hits); }
 
-void Attachment::count_broken(std::uint64_t blocks) noexcept { add(page_.broken_seals, blocks); }
+void Attachment::count_broken(std::uint64_t blocks) noexcept { add(page_.counts.broken_seals, blocks); }
 
 }  // namespace cmpool::client

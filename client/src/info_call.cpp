@@ -9,12 +9,6 @@ namespace {
 constexpr unsigned kCursorBits = 44;
 constexpr std::uint64_t kCursorMask = (std::uint64_t{1} << kCursorBits) - 1;
 
-/// What does not add up over the shards of a server: they agree, or a client is at each of them.
-bool of_one_shard(std::string_view name) {
-    return name == "segment_bytes" || name == "clients" || name == "domains" || name == "members" ||
-           name.ends_with("_ns") || name.ends_with("_load_level");
-}
-
 }  // namespace
 
 void InfoCall::begin() {
@@ -71,16 +65,18 @@ Result<wire::Body> InfoCall::take_answer() {
 }
 
 void InfoCall::add(const wire::Stat& stat) {
-    const auto known = std::find_if(stats_.begin(), stats_.end(),
-                                    [&](const Statistic& each) { return each.name == stat.name; });
-    if (known == stats_.end()) {
-        stats_.push_back({stat.name, stat.value});
-    } else if (stat.name == "epoch") {
-        known->value = std::min(known->value, stat.value);  // what all of them know
-    } else if (of_one_shard(stat.name)) {
-        known->value = std::max(known->value, stat.value);
-    } else {
-        known->value += stat.value;
+    const auto known = std::ranges::find(stats_, stat.name, &Statistic::name);
+    if (known == stats_.end()) return void(stats_.push_back({stat.name, stat.value}));
+    switch (stat.adds) {
+        case wire::Adds::Sum:
+            known->value += stat.value;
+            break;
+        case wire::Adds::Most:
+            known->value = std::max(known->value, stat.value);
+            break;
+        case wire::Adds::Least:
+            known->value = std::min(known->value, stat.value);
+            break;
     }
 }
 

@@ -21,8 +21,8 @@ Result<std::unique_ptr<Shards>> Shards::create(const Common& common, pool::Serve
                                      config.shard == 0 ? config.add_host_stats : nullptr](auto& stats) {
             if (of_process) of_process(stats);
             if (const auto time = processor_time()) {
-                stats.push_back({"processor_ns", time->ran_ns});
-                stats.push_back({"processor_wait_ns", time->waited_ns});
+                stats.push_back({"processor_ns", time->ran_ns, wire::Adds::Most});
+                stats.push_back({"processor_wait_ns", time->waited_ns, wire::Adds::Most});
             }
         };
         auto shard = std::make_unique<Shard>();

@@ -1,5 +1,7 @@
 #include "pin_board.h"
 
+#include "statistics.h"
+
 #include <algorithm>
 
 #include <cmpool/base/assert.h>
@@ -19,16 +21,8 @@ bool any_pin(const model::ControlPage& page) noexcept {
     return std::any_of(page.pins, page.pins + end, [](const std::uint64_t& pin) { return load(pin) != 0; });
 }
 
-void add_counts(ClientCounts& sum, const model::ControlPage& page) noexcept {
-    sum.match_calls += load(page.match_calls);
-    sum.match_blocks_asked += load(page.match_blocks_asked);
-    sum.match_blocks_hit += load(page.match_blocks_hit);
-    sum.get_blocks_hit += load(page.get_blocks_hit);
-    sum.get_blocks_missed += load(page.get_blocks_missed);
-    sum.get_bytes += load(page.get_bytes);
-    sum.stale_reads += load(page.stale_reads);
-    sum.broken_seals += load(page.broken_seals);
-    sum.near_hits += load(page.near_hits);
+void add_counts(model::ReadCounts& sum, const model::ControlPage& page) noexcept {
+    for (const auto& [name, number] : kReadStatistics) sum.*number += load(page.counts.*number);
 }
 
 }  // namespace
@@ -91,8 +85,8 @@ void PinBoard::drain(std::vector<std::uint64_t>& touches) {
     }
 }
 
-ClientCounts PinBoard::counts() const {
-    ClientCounts sum = gone_;
+model::ReadCounts PinBoard::counts() const {
+    model::ReadCounts sum = gone_;
     for (const auto& page : pages_) add_counts(sum, page.control());
     return sum;
 }

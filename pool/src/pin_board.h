@@ -11,19 +11,6 @@
 
 namespace cmpool::pool {
 
-/// What clients have counted for themselves, summed; their word, for statistics only.
-struct ClientCounts {
-    std::uint64_t match_calls = 0;
-    std::uint64_t match_blocks_asked = 0;
-    std::uint64_t match_blocks_hit = 0;
-    std::uint64_t get_blocks_hit = 0;
-    std::uint64_t get_blocks_missed = 0;
-    std::uint64_t get_bytes = 0;
-    std::uint64_t stale_reads = 0;
-    std::uint64_t broken_seals = 0;
-    std::uint64_t near_hits = 0;
-};
-
 /// The control pages of one domain's same-host clients: what they pin and what they touched.
 ///
 /// A page lives until its client has gone *and* nothing is pinned on it or its process has ended: a
@@ -46,7 +33,8 @@ public:
     /// Takes what clients touched since the last time, oldest first, bounded by the rings' size.
     void drain(std::vector<std::uint64_t>& touches);
 
-    [[nodiscard]] ClientCounts counts() const;
+    /// What clients have counted for themselves, summed; their word, for statistics only.
+    [[nodiscard]] model::ReadCounts counts() const;
     [[nodiscard]] std::size_t pages() const noexcept { return pages_.size(); }
 
 private:
@@ -61,7 +49,7 @@ private:
     };
     std::vector<Page> pages_;
     std::unordered_set<std::uint64_t> pins_;
-    ClientCounts gone_;  ///< of pages that are no more
+    model::ReadCounts gone_;  ///< of pages that are no more
     PageId next_id_ = 1;
 };
 

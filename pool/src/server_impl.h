@@ -207,12 +207,10 @@ private:
     };
     struct Counts {
         std::array<std::uint64_t, wire::kBodies> messages{};
-        std::uint64_t near_stored = 0, near_refused = 0, near_hits = 0;
+        model::ReadCounts reads;  ///< by messages
+        std::uint64_t near_stored = 0, near_refused = 0;
         std::uint64_t put_stored = 0, put_present = 0, put_refused = 0, put_orphan = 0, put_bytes = 0;
-        std::uint64_t get_hits = 0, get_misses = 0, get_bytes = 0;
-        std::uint64_t match_calls = 0, match_blocks_asked = 0, match_blocks_hit = 0;
         std::uint64_t leases_given = 0, leases_expired = 0, leases_refused = 0;
-        std::uint64_t broken_seals = 0;
         std::uint64_t meta_questions = 0;
         std::uint64_t slowed_answers = 0;
         std::uint64_t peers_refused = 0, peers_silent = 0, peers_broken = 0, peers_stuck = 0;
@@ -226,7 +224,9 @@ private:
     void handle(Peer& peer, std::uint64_t id, const wire::Release& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Sums& ask);
     void refuse_unsummed(Peer& peer, IncomingPut& put);
-    void handle(Peer&, std::uint64_t, const wire::BrokenSeals& ask) { counts_.broken_seals += ask.blocks; }
+    void handle(Peer&, std::uint64_t, const wire::BrokenSeals& ask) {
+        counts_.reads.broken_seals += ask.blocks;
+    }
     void handle(Peer& peer, std::uint64_t id, const wire::Exists& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Get& ask);
     void handle(Peer& peer, std::uint64_t id, const wire::Remove& ask);

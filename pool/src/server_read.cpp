@@ -86,9 +86,9 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Match& ask) {
               run.end());
     // From the last to the first, so that the root stays warmest.
     std::for_each(run.rbegin(), run.rend(), [&](ExtentId extent) { space->store->touch(extent); });
-    ++counts_.match_calls;
-    counts_.match_blocks_asked += ask.chain.size();
-    counts_.match_blocks_hit += run.size();
+    ++counts_.reads.match_calls;
+    counts_.reads.match_blocks_asked += ask.chain.size();
+    counts_.reads.match_blocks_hit += run.size();
     wire::Matched answer{.blocks = static_cast<std::uint32_t>(run.size())};
     std::vector<wire::Place> places;
     if (ask.places) places = places_of(*space->store, ask.chain, run);
@@ -234,13 +234,13 @@ void ServerImpl::handle(Peer& peer, std::uint64_t id, const wire::Get& ask) {
         gather.push_back(wanted);
         store.hold(extent);
         held.push_back({&store, extent});
-        counts_.near_hits += store.near(extent) ? 1 : 0;
+        counts_.reads.near_hits += store.near(extent) ? 1 : 0;
     }
     std::for_each(held.rbegin(), held.rend(), [](const Held& hit) { hit.store->touch(hit.extent); });
-    counts_.get_hits += held.size();
-    counts_.get_misses +=
+    counts_.reads.get_hits += held.size();
+    counts_.reads.get_misses +=
         static_cast<std::size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::Miss));
-    counts_.get_bytes += bytes;
+    counts_.reads.get_bytes += bytes;
     send(peer, id, wire::Outcomes{outcomes, lengths, checksums}, gather, std::move(held));
 }
 

@@ -1,86 +1,77 @@
 // What people see of a shard, and what a test looks for in it.
 #include "server_impl.h"
+#include "statistics.h"
 
 #include <algorithm>
+#include <span>
 #include <tuple>
 
 #include <cmpool/wire/load_level.h>
 
 namespace cmpool::pool {
 
+using wire::Adds;
+
+namespace {
+
+constexpr Statistic<StoreCounts> kStoreStatistics[]{
+    {"blocks", &StoreCounts::live_blocks},
+    {"block_bytes", &StoreCounts::live_bytes},
+    {"doomed_bytes", &StoreCounts::doomed_bytes},
+    {"writing_bytes", &StoreCounts::writing_bytes},
+    {"evicted_blocks", &StoreCounts::evicted_blocks},
+    {"evicted_bytes", &StoreCounts::evicted_bytes},
+    {"removed_blocks", &StoreCounts::removed_blocks},
+    {"moved_blocks", &StoreCounts::moved_blocks},
+    {"corrupt_blocks", &StoreCounts::corrupt_blocks},
+    {"put_changed", &StoreCounts::changed_blocks},
+    {"near_blocks", &StoreCounts::near_blocks},
+    {"near_bytes", &StoreCounts::near_bytes},
+    {"near_evicted_blocks", &StoreCounts::near_evicted_blocks},
+    {"near_kept_blocks", &StoreCounts::near_kept_blocks},
+};
+
+template <class Counts>
+void add_sums(std::vector<wire::Stat>& stats, std::span<const Statistic<Counts>> statistics,
+              std::span<const Counts> parts) {
+    for (const auto& [name, number] : statistics) {
+        std::uint64_t sum = 0;
+        for (const Counts& part : parts) sum += part.*number;
+        stats.push_back({std::string(name), sum});
+    }
+}
+
+}  // namespace
+
 std::vector<wire::Stat> ServerImpl::stats() const {
-    StoreCounts blocks;
-    ClientCounts clients;
-    std::size_t pages = 0;
+    std::vector<StoreCounts> stores;
+    std::vector<model::ReadCounts> reads{counts_.reads};
+    std::uint64_t pages = 0;
+    std::uint64_t index_bytes = 0;
     for (const auto& [id, store] : memory_->domains()) {
-        const auto& counts = store->counts();
-        blocks.live_blocks += counts.live_blocks;
-        blocks.live_bytes += counts.live_bytes;
-        blocks.doomed_bytes += counts.doomed_bytes;
-        blocks.writing_bytes += counts.writing_bytes;
-        blocks.evicted_blocks += counts.evicted_blocks;
-        blocks.evicted_bytes += counts.evicted_bytes;
-        blocks.removed_blocks += counts.removed_blocks;
-        blocks.moved_blocks += counts.moved_blocks;
-        blocks.corrupt_blocks += counts.corrupt_blocks;
-        blocks.changed_blocks += counts.changed_blocks;
-        blocks.near_blocks += counts.near_blocks;
-        blocks.near_bytes += counts.near_bytes;
-        blocks.near_evicted_blocks += counts.near_evicted_blocks;
-        blocks.near_kept_blocks += counts.near_kept_blocks;
-        const auto from_clients = store->pins().counts();
-        clients.match_calls += from_clients.match_calls;
-        clients.match_blocks_asked += from_clients.match_blocks_asked;
-        clients.match_blocks_hit += from_clients.match_blocks_hit;
-        clients.get_blocks_hit += from_clients.get_blocks_hit;
-        clients.get_blocks_missed += from_clients.get_blocks_missed;
-        clients.get_bytes += from_clients.get_bytes;
-        clients.stale_reads += from_clients.stale_reads;
-        clients.broken_seals += from_clients.broken_seals;
-        clients.near_hits += from_clients.near_hits;
+        stores.push_back(store->counts());
+        reads.push_back(store->pins().counts());
         pages += store->pins().pages();
+        index_bytes += store->index_bytes();
     }
     std::uint64_t leased_bytes = 0;
     for (const auto& [id, lease] : leases_) leased_bytes += lease.bytes;
-    std::uint64_t index_bytes = 0;
-    for (const auto& [id, store] : memory_->domains()) index_bytes += store->index_bytes();
+    const auto members = static_cast<std::uint64_t>(
+        std::ranges::count_if(view_->members, [](const auto& member) { return member.owns(); }));
 
     std::vector<wire::Stat> stats{
         {"capacity_bytes", memory_->capacity_bytes()},
-        {"segment_bytes", memory_->segment_bytes()},
+        {"segment_bytes", memory_->segment_bytes(), Adds::Most},
         {"segments_ready", memory_->segments_ready()},
-        {"domains", memory_->domains().size()},
-        {"blocks", blocks.live_blocks},
-        {"block_bytes", blocks.live_bytes},
-        {"doomed_bytes", blocks.doomed_bytes},
-        {"writing_bytes", blocks.writing_bytes},
-        {"evicted_blocks", blocks.evicted_blocks},
-        {"evicted_bytes", blocks.evicted_bytes},
-        {"removed_blocks", blocks.removed_blocks},
-        {"moved_blocks", blocks.moved_blocks},
-        {"corrupt_blocks", blocks.corrupt_blocks},
-        {"match_calls", counts_.match_calls + clients.match_calls},
-        {"match_blocks_asked", counts_.match_blocks_asked + clients.match_blocks_asked},
-        {"match_blocks_hit", counts_.match_blocks_hit + clients.match_blocks_hit},
-        {"get_hits", counts_.get_hits + clients.get_blocks_hit},
-        {"get_misses", counts_.get_misses + clients.get_blocks_missed},
-        {"get_bytes", counts_.get_bytes + clients.get_bytes},
-        {"stale_reads", clients.stale_reads},
-        {"broken_seals", counts_.broken_seals + clients.broken_seals},
+        {"domains", memory_->domains().size(), Adds::Most},
         {"put_stored", counts_.put_stored},
         {"put_present", counts_.put_present},
         {"put_refused", counts_.put_refused},
         {"put_orphan", counts_.put_orphan},
-        {"put_changed", blocks.changed_blocks},
         {"put_bytes", counts_.put_bytes},
         {"near_capacity_bytes", config_.near_bytes},
-        {"near_bytes", blocks.near_bytes},
-        {"near_blocks", blocks.near_blocks},
-        {"near_hits", counts_.near_hits + clients.near_hits},
         {"near_stored", counts_.near_stored},
         {"near_refused", counts_.near_refused},
-        {"near_evicted_blocks", blocks.near_evicted_blocks},
-        {"near_kept_blocks", blocks.near_kept_blocks},
         {"leases", leases_.size()},
         {"leased_bytes", leased_bytes},
         {"cooling_bytes", cooling_bytes_},
@@ -89,16 +80,15 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"leases_refused", counts_.leases_refused},
         {"slowed_answers", counts_.slowed_answers},
         {"owners_refused", memory_->owners_refused()},
-        {"epoch", view_->epoch},
-        {"members", static_cast<std::uint64_t>(std::ranges::count_if(
-                        view_->members, [](const auto& member) { return member.owns(); }))},
+        {"epoch", view_->epoch, Adds::Least},  // what all of them know
+        {"members", members, Adds::Most},
         {"meta_questions", counts_.meta_questions},
         {"repair_pending_groups", mover_.pending()},
         {"repair_blocks", mover_.counts().blocks},
         {"repair_bytes", mover_.counts().bytes},
         {"repair_refused_blocks", mover_.counts().refused_blocks},
         {"repair_failures", mover_.counts().failures},
-        {"clients", peers_.size()},
+        {"clients", peers_.size(), Adds::Most},  // each is at every shard
         {"client_pages", pages},
         {"clients_refused", counts_.peers_refused},
         {"clients_silent", counts_.peers_silent},
@@ -107,6 +97,8 @@ std::vector<wire::Stat> ServerImpl::stats() const {
         {"index_bytes", index_bytes},
         {"private_bytes", index_bytes},
     };
+    add_sums<StoreCounts>(stats, kStoreStatistics, stores);
+    add_sums<model::ReadCounts>(stats, kReadStatistics, reads);
     const std::array<wire::Body, 16> requests{
         wire::Join{},    wire::Renew{},         wire::Resolve{},      wire::ViewRequest{},
         wire::Hello{},   wire::OpenNamespace{}, wire::Attach{},       wire::Match{},
@@ -147,12 +139,12 @@ void ServerImpl::add_tenant_stats(std::vector<wire::Stat>& stats) const {
              {std::pair("load", &each->loads), std::pair("store", &each->stores)}) {
             const auto prefix = fmt::format("domain_{}_{}", tenant, name);
             stats.push_back({prefix + "s", waits->count()});
-            stats.push_back(
-                {prefix + "_wait_p50_ns", static_cast<std::uint64_t>(waits->quantile(0.5).count())});
-            stats.push_back(
-                {prefix + "_wait_p99_ns", static_cast<std::uint64_t>(waits->quantile(0.99).count())});
+            for (const auto& [share, label] : {std::pair(0.5, "p50"), std::pair(0.99, "p99")})
+                stats.push_back({fmt::format("{}_wait_{}_ns", prefix, label),
+                                 static_cast<std::uint64_t>(waits->quantile(share).count()), Adds::Most});
         }
-        stats.push_back({fmt::format("domain_{}_load_level", tenant), each->pressure.level(clock_.now())});
+        stats.push_back(
+            {fmt::format("domain_{}_load_level", tenant), each->pressure.level(clock_.now()), Adds::Most});
     }
 }
 

@@ -122,8 +122,8 @@ TEST_CASE("a page whose lane is there stays, pins or not, dead process or not") 
 
 TEST_CASE("what clients counted is summed and stays when they leave") {
     OnePage one;
-    one.page->match_calls = 4;
-    one.page->get_bytes = 100;
+    one.page->counts.match_calls = 4;
+    one.page->counts.get_bytes = 100;
     CHECK(one.board.counts().match_calls == 4);
     one.board.leave(one.id);
     CHECK(one.board.pages() == 0);

@@ -171,7 +171,10 @@ Stats take(const fb::Stats& m, Checks& check) {
     if (m.stats()->size() > kStatsMax) check.bad = "more statistics than one answer may carry";
     if (check.bad != nullptr) return stats;
     for (const auto* stat : *m.stats()) {
-        stats.stats.push_back({check.text(stat->name(), kTextBytesMax), stat->value()});
+        if (stat->adds() > static_cast<std::uint8_t>(Adds::Least))
+            check.bad = "a statistic that adds up in no known way";
+        stats.stats.push_back(
+            {check.text(stat->name(), kTextBytesMax), stat->value(), static_cast<Adds>(stat->adds())});
     }
     return stats;
 }

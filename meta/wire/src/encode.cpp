@@ -123,7 +123,8 @@ Encoded put(Builder& b, const StatsRequest&) {
 Encoded put(Builder& b, const Stats& m) {
     std::vector<flatbuffers::Offset<fb::Stat>> stats;
     stats.reserve(m.stats.size());
-    for (const auto& [name, value] : m.stats) stats.push_back(fb::CreateStat(b, b.CreateString(name), value));
+    for (const auto& [name, value, adds] : m.stats)
+        stats.push_back(fb::CreateStat(b, b.CreateString(name), value, static_cast<std::uint8_t>(adds)));
     return done(fb::Body::Stats, fb::CreateStats(b, b.CreateVector(stats)));
 }
 Encoded put(Builder& b, const List& m) {

@@ -47,7 +47,7 @@ public:
         add(wire::Outcomes{outcomes_, rooms_, checksums_});
         add(wire::Put{3, items_, {grant(5)}, true});
         add(wire::StatsRequest{});
-        add(wire::Stats{{{"hits", 1}, {"misses", 2}}});
+        add(wire::Stats{{{"hits", 1}, {"epoch", 2, wire::Adds::Least}}});
         add(wire::List{3, 17, 100});
         add(wire::Listed{listed_, 18});
         add(wire::Failed{Errc::Denied, "tenant \"a\" is somebody else's"});

@@ -174,21 +174,26 @@ static_assert(pin_word({}) != 0 && kOffsetBits + kGenerationBits < 63);
     return slot_index << kGenerationBits | generation;
 }
 
+/// What was read, by whoever read it.
+struct ReadCounts {
+    std::uint64_t match_calls = 0;
+    std::uint64_t match_blocks_asked = 0;
+    std::uint64_t match_blocks_hit = 0;
+    std::uint64_t get_hits = 0;    ///< blocks
+    std::uint64_t get_misses = 0;  ///< blocks
+    std::uint64_t get_bytes = 0;
+    std::uint64_t stale_reads = 0;   ///< copies thrown away because the slot had changed
+    std::uint64_t broken_seals = 0;  ///< blocks of sealed namespaces that did not open
+    std::uint64_t near_hits = 0;     ///< blocks got that belong to other members
+};
+
 /// Shared with a client that may be hostile: the server reads words, bounds what it does with them,
 /// and believes nothing. Counts are the client's word, for statistics only.
 struct ControlPage {
     alignas(128) std::uint64_t pins_end;    ///< no pin at or beyond this index; the client writes it
     alignas(128) std::uint64_t touch_head;  ///< the client's count of touches written
     alignas(128) std::uint64_t touch_tail;  ///< the server's count of touches taken
-    alignas(128) std::uint64_t match_calls;
-    std::uint64_t match_blocks_asked;
-    std::uint64_t match_blocks_hit;
-    std::uint64_t get_blocks_hit;
-    std::uint64_t get_blocks_missed;
-    std::uint64_t get_bytes;
-    std::uint64_t stale_reads;   ///< copies thrown away because the slot had changed
-    std::uint64_t broken_seals;  ///< blocks of sealed namespaces that did not open
-    std::uint64_t near_hits;     ///< blocks got that belong to other members
+    alignas(128) ReadCounts counts;
     alignas(128) std::uint64_t pins[kPinsMax];
     std::uint64_t touches[kTouchRingSlots];  ///< touch words; of a chain the last block first
 };

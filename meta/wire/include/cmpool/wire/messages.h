@@ -20,7 +20,7 @@
 namespace cmpool::wire {
 
 /// Changed by whoever changes what the messages mean.
-inline constexpr std::uint32_t kProtocolVersion = 5;
+inline constexpr std::uint32_t kProtocolVersion = 6;
 /// Most blocks that a Listed names.
 inline constexpr std::uint32_t kListMax = 1024;
 /// Most segments that an Attached grants; a client asks again for the rest.
@@ -160,9 +160,12 @@ struct Sums {
     std::span<const std::uint64_t> checksums;
 };
 struct StatsRequest {};
+/// What the shards of a server make of a statistic together.
+enum class Adds : std::uint8_t { Sum, Most, Least };
 struct Stat {
     std::string name;
     std::uint64_t value = 0;
+    Adds adds = Adds::Sum;
 };
 struct Stats {
     std::vector<Stat> stats;
