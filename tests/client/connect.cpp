@@ -25,10 +25,11 @@ sockaddr_in bind_to_free_port(int socket) {
 
 /// Takes connections, as the kernel does for a frozen process, and never answers.
 struct SilentPool {
-    SilentPool() : socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-        const auto port = bind_to_free_port(socket.get()).sin_port;
+    SilentPool()
+        : socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
+          uri(fmt::format("cmpool://127.0.0.1:{}?deadline_ms=50",
+                          ntohs(bind_to_free_port(socket.get()).sin_port))) {
         REQUIRE(::listen(socket.get(), 16) == 0);
-        uri = fmt::format("cmpool://127.0.0.1:{}?deadline_ms=50", ntohs(port));
     }
     UniqueFd socket;
     std::string uri;

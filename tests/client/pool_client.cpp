@@ -113,7 +113,7 @@ TEST_CASE("a block of no bytes or too many is dropped alone, with a sentence") {
 
 TEST_CASE("a match is the longest run from the start, with a lease on it") {
     Daemon daemon;
-    for (const std::string transport : kTransports) {
+    for (const char* transport : kTransports) {
         CAPTURE(transport);
         const auto pool =
             testing::open_pool(daemon.uri(kPatient + transport), testing::plain_namespace(transport));
@@ -129,7 +129,7 @@ TEST_CASE("a match is the longest run from the start, with a lease on it") {
         CHECK(pool->match(std::span(keys).first(7)).blocks() == 7);
         CHECK_FALSE(pool->match(keys, 0).leased());
         CHECK(match.view(12).error().code == Errc::Invalid);
-        if (transport == "shm") {
+        if (transport == std::string_view("shm")) {
             for (std::size_t index = 0; index < 12; ++index)
                 CHECK(same(*match.view(index), pattern(5000, index)));
             match.release();

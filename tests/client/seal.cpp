@@ -204,7 +204,7 @@ TEST_CASE_FIXTURE(Fixture, "scratch is used again, but what is seldom needed is 
 TEST_CASE("a key file is read if it holds a key that nobody else may read") {
     const testing::TempFolder folder;
     const auto write = [&](const std::string& text, mode_t mode) {
-        const std::string path = folder / "key";
+        std::string path = folder / "key";
         std::ofstream(path, std::ios::trunc | std::ios::binary) << text;
         REQUIRE(::chmod(path.c_str(), mode) == 0);
         return path;

@@ -54,7 +54,7 @@ private:
 }  // namespace
 
 ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
-                       const model::NamespaceSpec& spec, Options options)
+                       const model::NamespaceSpec& spec, const Options& options)
     : world_(world),
       server_(server),
       name_(std::move(name)),
@@ -77,7 +77,7 @@ ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,
     uri.deadline = options.deadline;
     uri.tenant_key = options.tenant_key;
     if (spec.sealed) uri.seal_key.emplace().fill(std::byte{42});
-    auto opened = client::PoolClient::open_in(std::move(environment), uri, spec);
+    auto opened = client::PoolClient::open_in(environment, uri, spec);
     REQUIRE(opened);
     client_ = std::move(*opened);
     world_.on_wake(name_, [this] { progress(); });

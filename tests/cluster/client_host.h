@@ -28,7 +28,7 @@ public:
         std::vector<std::string> others;  ///< more nodes that its URI names
     };
     ClientHost(SimWorld& world, ServerHost& server, std::string name, const model::NamespaceSpec& spec,
-               Options options);
+               const Options& options);
     ~ClientHost();
     ClientHost(const ClientHost&) = delete;
     ClientHost& operator=(const ClientHost&) = delete;

@@ -59,7 +59,7 @@ private:
             changes.push_back(
                 {.entry = entry, .before = kept_.get(entry.key).value().value_or(""), .revision = 0});
         }
-        const auto written = kept_.write(batch, guards);
+        auto written = kept_.write(batch, guards);
         if (!written) return written;
         for (auto& change : changes) {
             change.revision = *written;

@@ -36,7 +36,7 @@ std::string table_of(const std::vector<Piece>& pieces) {
 
 const std::vector<Piece> kPieces{{" ", -1},  {"a", -2},  {"b", -3},     {"ab", -9},
                                  {" a", -5}, {"ba", -5}, {"\u00e9", -4}};
-enum : std::uint32_t { kSpace = 259, kA, kB, kAb, kSpaceA, kBa, kAccented };
+enum : std::uint32_t { Space = 259, A, B, Ab, SpaceA, Ba, Accented };
 
 Tokenizer small() { return Tokenizer::parse(as_bytes(table_of(kPieces)), 266).value(); }
 
@@ -44,17 +44,17 @@ Tokenizer small() { return Tokenizer::parse(as_bytes(table_of(kPieces)), 266).va
 
 TEST_CASE("the best-scored pair merges first, the leftmost on a tie") {
     CHECK(small().encode("") == Tokens{1});
-    CHECK(small().encode("a") == Tokens{1, kSpaceA});
-    CHECK(small().encode("ab") == Tokens{1, kSpaceA, kB});
-    CHECK(small().encode("baba") == Tokens{1, kSpace, kBa, kBa});
-    CHECK(small().encode("bbab") == Tokens{1, kSpace, kB, kBa, kB});
+    CHECK(small().encode("a") == Tokens{1, SpaceA});
+    CHECK(small().encode("ab") == Tokens{1, SpaceA, B});
+    CHECK(small().encode("baba") == Tokens{1, Space, Ba, Ba});
+    CHECK(small().encode("bbab") == Tokens{1, Space, B, Ba, B});
 }
 
 TEST_CASE("a character without a piece becomes its bytes") {
-    CHECK(small().encode("b\u00e9") == Tokens{1, kSpace, kB, kAccented});
-    CHECK(small().encode("z") == Tokens{1, kSpace, 3 + 'z'});
-    CHECK(small().encode("\u20ac") == Tokens{1, kSpace, 3 + 0xe2, 3 + 0x82, 3 + 0xac});
-    CHECK(small().encode("\xff") == Tokens{1, kSpace, 3 + 0xff});
+    CHECK(small().encode("b\u00e9") == Tokens{1, Space, B, Accented});
+    CHECK(small().encode("z") == Tokens{1, Space, 3 + 'z'});
+    CHECK(small().encode("\u20ac") == Tokens{1, Space, 3 + 0xe2, 3 + 0x82, 3 + 0xac});
+    CHECK(small().encode("\xff") == Tokens{1, Space, 3 + 0xff});
 }
 
 TEST_CASE("decoding is the way back") {
@@ -65,8 +65,8 @@ TEST_CASE("decoding is the way back") {
         CHECK(small().decode(small().encode(text)) == text);
         CHECK(Tokenizer::bytes().decode(Tokenizer::bytes().encode(text)) == text);
     }
-    CHECK(small().decode(Tokens{kSpaceA}) == " a");
-    CHECK(small().decode(Tokens{1, kSpaceA, kSpaceA, 2, 99999}) == "a a");
+    CHECK(small().decode(Tokens{SpaceA}) == " a");
+    CHECK(small().decode(Tokens{1, SpaceA, SpaceA, 2, 99999}) == "a a");
 }
 
 TEST_CASE("without a table a token is a byte") {

@@ -22,6 +22,7 @@ TEST_CASE("without descriptors new connections end at once, nothing spins, and a
     const auto pool = testing::open_pool(daemon.uri("?transport=tcp"));
     const auto before = daemon.descriptors();
     std::vector<UniqueFd> all;
+    all.reserve(400);
     for (int count = 0; count < 400; ++count) all.push_back(testing::silent_connection(daemon.address()));
     CHECK(ends(all.back(), 1000));
     CHECK_FALSE(ends(all.front(), 0));

@@ -64,6 +64,7 @@ TEST_CASE("a put beyond those that may wait for their turn hears Again at once, 
     Begun begun(*pool, 0, kPulled + 1024 + 1, bytes);
     daemon.freeze();
     std::vector<client::Pending<client::Report>> pending;
+    pending.reserve(begun.items.size());
     for (const auto& item : begun.items) pending.push_back(pool->start_put({&item, 1}, {.deadline = 20s}));
     REQUIRE(pending.back().done());
     const auto refused = pending.back().take();

@@ -38,10 +38,10 @@ public:
         : rng_(seed),
           transport_(rng_.chance(0.5) ? "shm" : "tcp"),
           daemon_({"--capacity", "16M", "--shards", rng_.chance(0.5) ? "1" : "2", "--hello-ms", "500"},
-                  testing::WallClock::can_jump() ? wall_.wrapper() : std::vector<std::string>{}) {
+                  testing::WallClock::can_jump() ? wall_.wrapper() : std::vector<std::string>{}),
+          watcher_(testing::open_pool(daemon_.uri("?transport=tcp&deadline_ms=5000"))),
+          descriptors_(daemon_.descriptors()) {
         wire_.lead_to(daemon_.address());
-        watcher_ = testing::open_pool(daemon_.uri("?transport=tcp&deadline_ms=5000"));
-        descriptors_ = daemon_.descriptors();
         // Over a wire that can be cut; same-host clients go on to the socket that the pool names.
         crowd_ = std::make_unique<testing::Crowd>(
             fmt::format("cmpool://{}?transport={}", wire_.address(), transport_), rng_.next());
@@ -77,7 +77,7 @@ public:
     }
 
 private:
-    std::chrono::milliseconds while_() { return std::chrono::milliseconds(rng_.below(400)); }
+    std::chrono::milliseconds moment() { return std::chrono::milliseconds(rng_.below(400)); }
     void listen_for(std::chrono::milliseconds limit) {
         for (const auto until = SteadyClock::now() + limit; SteadyClock::now() < until;) crowd_->listen(10ms);
     }
@@ -89,15 +89,15 @@ private:
                 return crowd_->replace(worker);
             case 1:
                 crowd_->freeze(worker);
-                listen_for(while_());
+                listen_for(moment());
                 return crowd_->thaw(worker);
             case 2:
                 daemon_.freeze();
-                listen_for(while_());
+                listen_for(moment());
                 return daemon_.thaw();
             case 3:
                 wire_.cut(true);
-                listen_for(while_());
+                listen_for(moment());
                 return wire_.cut(false);
             case 4:
                 return wall_.move(static_cast<std::int64_t>(rng_.below(20 * 365 * 86'400)) -
@@ -110,7 +110,7 @@ private:
             default:
                 if (!rng_.chance(0.2)) return crowd_->replace(worker);
                 daemon_.kill();
-                listen_for(while_());
+                listen_for(moment());
                 daemon_.start();
                 restarted_ = true;
         }
@@ -137,7 +137,7 @@ private:
     testing::Proxy wire_;
     Daemon daemon_;
     std::unique_ptr<client::PoolClient> watcher_;
-    std::size_t descriptors_ = 0;
+    std::size_t descriptors_;
     std::unique_ptr<testing::Crowd> crowd_;
     std::vector<UniqueFd> silent_;
     bool restarted_ = false;

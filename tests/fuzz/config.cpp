@@ -35,10 +35,10 @@ private:
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    static const int kFile = ::memfd_create("config", MFD_CLOEXEC);
-    CMPOOL_ASSERT(kFile >= 0 && ::ftruncate(kFile, 0) == 0);
-    CMPOOL_ASSERT(::pwrite(kFile, data, size, 0) == static_cast<ssize_t>(size));
-    std::array<std::string, 3> words{"cmpoold", "--config", "/proc/self/fd/" + std::to_string(kFile)};
+    static const int file = ::memfd_create("config", MFD_CLOEXEC);
+    CMPOOL_ASSERT(file >= 0 && ::ftruncate(file, 0) == 0);
+    CMPOOL_ASSERT(::pwrite(file, data, size, 0) == static_cast<ssize_t>(size));
+    std::array<std::string, 3> words{"cmpoold", "--config", "/proc/self/fd/" + std::to_string(file)};
     std::array<char*, 3> arguments{words[0].data(), words[1].data(), words[2].data()};
 
     const Silence silence;

@@ -62,10 +62,10 @@ void check_headers(Bytes input) {
 
 // One read, one atomic and one message of ours are in flight, for answers to belong to.
 void post_some(TcpLane& lane, MutableBytes into) {
-    static const TcpRemote kRemote(
+    static const TcpRemote remote(
         {.kind = SegmentKind::Tcp, .access = Access::Atomic, .length = kSegmentBytes}, Token{kToken});
-    const std::array ops{Op{.kind = OpKind::Read, .remote = &kRemote, .scatter = {&into, 1}, .cookie = 1},
-                         Op{.kind = OpKind::FetchAdd, .remote = &kRemote, .operand = 1, .cookie = 2},
+    const std::array ops{Op{.kind = OpKind::Read, .remote = &remote, .scatter = {&into, 1}, .cookie = 1},
+                         Op{.kind = OpKind::FetchAdd, .remote = &remote, .operand = 1, .cookie = 2},
                          Op{.kind = OpKind::Send, .cookie = 3}};
     const auto posted = lane.post(ops);
     CMPOOL_ASSERT(posted.has_value() && *posted == ops.size());

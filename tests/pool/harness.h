@@ -126,7 +126,7 @@ enum class Over { Tcp, Shm };
 /// invariants are checked after each step.
 class TestPool {
 public:
-    explicit TestPool(Over over, pool::ServerConfig config = {.capacity_bytes = 8 * MiB}) : over_(over) {
+    explicit TestPool(Over over, pool::ServerConfig config = {.capacity_bytes = 8 * MiB}) {
         config.prefault = false;
         if (over == Over::Tcp) {
             fabric = transport::open_tcp(entropy_);
@@ -167,7 +167,8 @@ public:
         (void)open(client);
         return client;
     }
-    std::uint32_t open(Client& client, model::NamespaceSpec spec = {.model = "m", .block_tokens = 16}) {
+    std::uint32_t open(Client& client,
+                       const model::NamespaceSpec& spec = {.model = "m", .block_tokens = 16}) {
         const auto id = client.ask(wire::OpenNamespace{.spec = spec, .fingerprint = spec.fingerprint()});
         return expect<wire::NamespaceOpened>(client, id).namespace_id;
     }
@@ -249,7 +250,6 @@ public:
 
 private:
     SystemEntropy entropy_;
-    Over over_;
     std::string folder_;
     std::unique_ptr<transport::Listener> listener_;
     std::vector<std::unique_ptr<Client>> clients_;

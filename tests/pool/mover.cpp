@@ -121,7 +121,8 @@ struct Scene {
         std::ranges::fill(begun.payload, static_cast<std::byte>(number));
         REQUIRE(store.commit(begun.extent, model::checksum(begun.payload)) == Outcome::Ok);
     }
-    void set_view(std::vector<std::uint64_t> nodes, std::map<std::uint64_t, model::MemberState> states = {}) {
+    void set_view(const std::vector<std::uint64_t>& nodes,
+                  std::map<std::uint64_t, model::MemberState> states = {}) {
         auto view = std::make_shared<model::View>();
         view->epoch = ++epoch;
         for (const auto node : nodes) {

@@ -13,15 +13,14 @@ namespace {
 
 /// A board with one client's page.
 struct OnePage {
-    OnePage() {
-        auto memory = std::make_unique<HeapSegment>(sizeof(model::ControlPage));
-        page = reinterpret_cast<model::ControlPage*>(memory->bytes().data());
-        id = board.add(std::move(memory), processes.handle());
-    }
+    explicit OnePage(
+        std::unique_ptr<HeapSegment> memory = std::make_unique<HeapSegment>(sizeof(model::ControlPage)))
+        : page(reinterpret_cast<model::ControlPage*>(memory->bytes().data())),
+          id(board.add(std::move(memory), processes.handle())) {}
     PinBoard board;
     FakeProcesses processes;
-    model::ControlPage* page = nullptr;
-    PinBoard::PageId id = 0;
+    model::ControlPage* page;
+    PinBoard::PageId id;
 };
 
 }  // namespace

@@ -646,7 +646,8 @@ TEST_CASE(
 namespace {
 
 /// Does nothing: for counting.
-struct NoLane final : transport::Lane {
+class NoLane final : public transport::Lane {
+public:
     Result<std::size_t> post(std::span<const transport::Op> batch) override { return batch.size(); }
     Result<void> import(const transport::Descriptor&, transport::Token, std::uint64_t) override { return {}; }
     std::unique_ptr<transport::RemoteSegment> imported(std::uint64_t) override { return nullptr; }
@@ -659,6 +660,8 @@ struct NoLane final : transport::Lane {
     [[nodiscard]] std::size_t free_slots() const noexcept override { return 0; }
     [[nodiscard]] const transport::Caps& caps() const noexcept override { return caps_; }
     [[nodiscard]] const transport::PeerIdentity& peer() const noexcept override { return identity_; }
+
+private:
     transport::Caps caps_;
     transport::PeerIdentity identity_;
 };

@@ -116,7 +116,9 @@ struct Mine {
         std::size_t found = 0;
         for (const auto each : mapped) {
             const auto text = as_text(each);
-            for (auto at = text.find(mark); at != text.npos; at = text.find(mark, at + mark.size())) ++found;
+            for (auto at = text.find(mark); at != std::string_view::npos;
+                 at = text.find(mark, at + mark.size()))
+                ++found;
         }
         return found;
     }

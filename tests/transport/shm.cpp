@@ -292,7 +292,7 @@ TEST_CASE("mapped bytes of an owner that was killed stay readable, and its folde
     // The next owner takes the address over and the dead one's files away, but not what is still read.
     Owner next(folder.path);
     CHECK(next.fabric->listen(folder.socket()));
-    std::ofstream(folder.path + "/segment-1-of-one-that-died-while-it-made-it");
+    const std::ofstream half(folder.path + "/segment-1-of-one-that-died-while-it-made-it");
     CHECK(remove_stale_segments(folder.path) == 1);
     CHECK((*mapped)[7] == std::byte{77});
     CHECK(remove_stale_segments(folder.path) == 0);

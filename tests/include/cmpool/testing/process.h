@@ -28,23 +28,7 @@ public:
     static constexpr Limit kPatience{20'000};
 
     /// `arguments` begins with the program's path.
-    explicit Process(const std::vector<std::string>& arguments) {
-        UniqueFd out_write;
-        UniqueFd err_write;
-        pipe(out_, out_write);
-        pipe(err_, err_write);
-        std::vector<char*> argv;
-        for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-        argv.push_back(nullptr);
-        pid_ = ::fork();
-        CMPOOL_ASSERT(pid_ >= 0);
-        if (pid_ == 0) {
-            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-            ::dup2(out_write.get(), STDOUT_FILENO);
-            ::dup2(err_write.get(), STDERR_FILENO);
-            ::execv(argv[0], argv.data());
-            ::_exit(127);
-        }
+    explicit Process(const std::vector<std::string>& arguments) : pid_(start(arguments, out_, err_)) {
         ended_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
         CMPOOL_ASSERT(ended_.get() >= 0);
     }
@@ -100,6 +84,26 @@ public:
 private:
     using Until = std::chrono::steady_clock::time_point;
 
+    static pid_t start(const std::vector<std::string>& arguments, UniqueFd& out, UniqueFd& err) {
+        UniqueFd out_write;
+        UniqueFd err_write;
+        pipe(out, out_write);
+        pipe(err, err_write);
+        std::vector<char*> argv;
+        argv.reserve(arguments.size() + 1);
+        for (const auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+        argv.push_back(nullptr);
+        const pid_t pid = ::fork();
+        CMPOOL_ASSERT(pid >= 0);
+        if (pid == 0) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+            ::dup2(out_write.get(), STDOUT_FILENO);
+            ::dup2(err_write.get(), STDERR_FILENO);
+            ::execv(argv[0], argv.data());
+            ::_exit(127);
+        }
+        return pid;
+    }
     static void pipe(UniqueFd& read_end, UniqueFd& write_end) {
         int fds[2];
         CMPOOL_ASSERT(::pipe2(fds, O_CLOEXEC) == 0);
@@ -122,10 +126,10 @@ private:
         return got > 0;
     }
 
-    pid_t pid_ = -1;
-    UniqueFd ended_;
     UniqueFd out_;
     UniqueFd err_;
+    pid_t pid_;
+    UniqueFd ended_;
     std::string text_;
     std::string errors_;
     std::optional<int> status_;
