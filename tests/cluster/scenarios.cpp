@@ -15,11 +15,6 @@ namespace {
 using client::Outcome;
 using namespace std::chrono_literals;
 
-bool no_extents_left(ServerHost& server) {
-    return server.stat("writing_bytes") == 0 && server.stat("doomed_bytes") == 0 &&
-           server.stat("leases") == 0;
-}
-
 TEST_CASE("a client that dies in the middle of a put leaves no space taken") {
     for (const bool mapped : {false, true}) {
         CAPTURE(mapped);
@@ -186,27 +181,6 @@ TEST_CASE("a match counts a block only with all its parts, whenever a rank dies 
     CHECK(seen.size() == most + 1);  // every length, from none to all
 }
 
-TEST_CASE("read one-sided, a request costs a match and a release, and its blocks nothing") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", false, true);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-    {
-        const auto match = stage.match(client, chain, 10'000);
-        REQUIRE(match.leased());
-        REQUIRE(stage.get(client, chain).count(Outcome::Hit) == chain.size());  // imports what is new
-        stage.server.freeze(true);                                              // nobody is there to answer
-        for (int round = 0; round < 100; ++round)
-            CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
-        stage.server.freeze(false);
-    }
-    stage.run(100ms);
-    CHECK(stage.server.stat("messages_Match") == 1);
-    CHECK(stage.server.stat("messages_Release") == 1);
-    CHECK(stage.server.stat("messages_Get") == 0);
-    CHECK(no_extents_left(stage.server));
-}
-
 // Stores hold back first, and are dropped where they have no time for it; loads when it is pressed harder.
 TEST_CASE("a pool that is pressed asks its clients to hold back, and they do until it is at rest again") {
     Stage stage;
@@ -243,87 +217,6 @@ TEST_CASE("a pool that is pressed asks its clients to hold back, and they do unt
     CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
     CHECK(status().stores_delayed == at_rest.stores_delayed);
     CHECK(status().loads_delayed == at_rest.loads_delayed);
-}
-
-// As a cache's loader reads, by layers, what the engine's own client has matched.
-TEST_CASE("who is told where blocks lie reads any part of them one-sided") {
-    Stage stage;
-    ClientHost& engine = stage.client("engine", false, true);
-    ClientHost& loader = stage.client("loader", false, true);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(engine, chain).count(Outcome::Stored) == chain.size());
-    const auto match = stage.match(engine, chain, 10'000);
-    REQUIRE(match.places() != nullptr);
-    Stage::Getting all(stage.space, chain);
-    (void)stage.finish(loader, loader.pool().start_get(all.items, {.places = match.places()}));
-    const auto asked = stage.server.stat("messages_Get");
-    stage.server.freeze(true);
-    std::size_t hits = 0;
-    std::size_t outside = 0;
-    for (const std::uint32_t offset : {0u, 1u, 64u, 700u, 4095u}) {
-        Stage::Getting parts(stage.space, chain);
-        for (std::size_t at = 0; at < chain.size(); ++at) {
-            parts.items[at].range = {.offset = offset, .length = 1 + offset % 7};
-            parts.pieces[at] = parts.pieces[at].first(std::min<std::size_t>(8, parts.pieces[at].size()));
-        }
-        const auto got =
-            stage.finish(loader, loader.pool().start_get(parts.items, {.places = match.places()}));
-        for (std::size_t at = 0; at < chain.size(); ++at) {
-            const auto& bytes = stage.space.blocks[chain[at]].bytes;
-            const auto& range = parts.items[at].range;
-            if (std::size_t{range.offset} + range.length > bytes.size()) {
-                CHECK(got.blocks[at].outcome == Outcome::Outside);
-                ++outside;
-                continue;
-            }
-            ++hits;
-            CHECK(got.blocks[at].outcome == Outcome::Hit);
-            CHECK(got.blocks[at].bytes == range.length);
-            CHECK(std::equal(bytes.begin() + range.offset, bytes.begin() + range.offset + range.length,
-                             parts.buffers[at].begin()));
-        }
-    }
-    stage.server.freeze(false);
-    stage.run(100ms);
-    CHECK(hits > chain.size());
-    CHECK(outside > 0);
-    CHECK(stage.server.stat("messages_Get") == asked);
-}
-
-// The second run's view is newer than the first one's: the lane that only reads is told of it too.
-TEST_CASE("a server that is started again is read one-sided again") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", false, true);
-    const auto chain = stage.space.chains[0];
-    for (int run = 0; run < 3; ++run) {
-        stage.run_while([&] { return client.pool().status().kv != "sim"; });
-        CHECK(client.pool().status().kv == "sim");
-        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
-        stage.server.crash();
-        stage.run(100ms);
-        stage.server.restart();
-    }
-}
-
-TEST_CASE("a plane that fails under way costs no block, and comes back") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", false, true);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-    const auto match = stage.match(client, chain, 10'000);
-    // Its reads take for ever, its messages do not know of it: half of the time is the plane's.
-    const auto usual = stage.world.plan();
-    stage.world.plan().delay_min = stage.world.plan().delay_max = 1min;
-    Stage::Getting getting(stage.space, chain);
-    const auto call = client.pool().start_get(getting.items);
-    client.arm();
-    stage.world.plan() = usual;
-    stage.run_while([&] { return !call.done(); });
-    CHECK(client.pool().status().kv == "tcp");
-    CHECK(stage.server.stat("messages_Get") == 1);
-    stage.run_while([&] { return client.pool().status().kv != "sim"; });
-    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
 }
 
 TEST_CASE("over mapped memory a match and a get send no message") {
@@ -393,106 +286,6 @@ TEST_CASE("a run ends where one shard's ends, and what others hold behind it is 
         stage.run(100ms);
         CHECK(stage.server.stat("leases") == 0);
     }
-}
-
-TEST_CASE("a pool that comes back with fewer shards, or with more, is followed") {
-    Stage stage({.capacity_bytes = 2 * MiB, .shards = 2}, {.chains = 1, .chain_blocks_max = 40});
-    const auto chain = stage.space.chains[0];
-    ClientHost& client = stage.client("engine", true);
-    for (const std::uint32_t shards : {2u, 1u, 3u}) {
-        stage.server.crash();
-        stage.run(100ms);
-        stage.server.restart(shards);
-        stage.run_while([&] { return client.pool().status().shards_mapped != shards; });
-        CHECK(client.pool().status().shards == shards);
-        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
-    }
-}
-
-TEST_CASE("a frozen pool costs one deadline, then nothing, and is found again") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", false);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-
-    stage.server.freeze(true);
-    const Instant before = stage.world.clock().now();
-    const auto late = stage.get(client, chain);
-    CHECK(late.count(Outcome::Miss) == chain.size());
-    REQUIRE(late.trouble);
-    CHECK(late.trouble->code == Errc::Deadline);
-    CHECK(stage.world.clock().now() - before == client.deadline());
-
-    const Instant open = stage.world.clock().now();
-    for (int round = 0; round < 10; ++round) {
-        CHECK(stage.get(client, chain).count(Outcome::Miss) == chain.size());
-        CHECK(stage.put(client, chain).count(Outcome::Dropped) == chain.size());
-        CHECK(stage.match(client, chain, 100).blocks() == 0);
-    }
-    CHECK(stage.world.clock().now() == open);
-
-    stage.run(3s);
-    stage.server.freeze(false);
-    stage.run_while([&] { return !client.ready(); });
-    CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
-}
-
-TEST_CASE("after a restart of the pool clients come back and put again") {
-    for (const bool mapped : {false, true}) {
-        CAPTURE(mapped);
-        Stage stage;
-        ClientHost& client = stage.client("engine", mapped);
-        const auto chain = stage.space.chains[0];
-        REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-        const auto first = client.pool().status().incarnation;
-
-        stage.server.crash();
-        stage.run(500ms);
-        stage.server.restart();
-        stage.run_while([&] { return !client.ready(); });
-        CHECK(client.pool().status().incarnation != first);
-        CHECK(stage.get(client, chain).count(Outcome::Miss) == chain.size());
-        CHECK(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-        CHECK(stage.get(client, chain).count(Outcome::Hit) == chain.size());
-    }
-}
-
-TEST_CASE("a view outlives the pool that it came from") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", true);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-    auto match = stage.match(client, chain, 50);
-    const auto view = match.view(0);
-    REQUIRE(view);
-
-    stage.server.crash();
-    stage.run(100ms);
-    stage.server.restart();
-    stage.run_while([&] { return !client.ready(); });
-    const auto& expected = stage.space.blocks[chain[0]].bytes;
-    CHECK(std::equal(view->begin(), view->end(), expected.begin(), expected.end()));
-}
-
-TEST_CASE("a match from before a restart does not end a lease from after it") {
-    Stage stage;
-    ClientHost& client = stage.client("engine", false);
-    const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-    auto before = stage.match(client, chain, 60'000);
-    REQUIRE(before.leased());
-
-    stage.server.crash();
-    stage.run(100ms);
-    stage.server.restart();
-    stage.run_while([&] { return !client.ready(); });
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
-    const auto after = stage.match(client, chain, 60'000);
-    REQUIRE(after.leased());
-    before.release();
-    stage.run(100ms);
-    CHECK(stage.server.stat("leases") == 1);
 }
 
 TEST_CASE("letting go of thousands of matches at once does not cost the connection") {

@@ -104,4 +104,10 @@ struct Stage {
     std::vector<std::unique_ptr<ClientHost>> clients;
 };
 
+/// Nobody writes, and nobody keeps what others find no more.
+[[nodiscard]] inline bool no_extents_left(ServerHost& server) {
+    return server.stat("writing_bytes") == 0 && server.stat("doomed_bytes") == 0 &&
+           server.stat("leases") == 0;
+}
+
 }  // namespace cmpool::testing
