@@ -425,10 +425,12 @@ void Session::give_back(std::uint64_t lease_id) {
 // It stands in front of what is sent next, and leaves with it.
 void Session::tell_given_back() {
     if (given_back_.empty()) return;
-    const std::uint64_t id = next_id_++;
-    const Bytes head =
-        encoder_.encode({.request_id = id, .epoch = book_->view.epoch, .body = wire::Release{given_back_}});
-    unsent_.push_back({id, {head.begin(), head.end()}, {}});
+    if (unsent_.size() < kUnsentMax) {
+        const std::uint64_t id = next_id_++;
+        const Bytes head = encoder_.encode(
+            {.request_id = id, .epoch = book_->view.epoch, .body = wire::Release{given_back_}});
+        unsent_.push_back({id, {head.begin(), head.end()}, {}});
+    }
     given_back_.clear();
 }
 

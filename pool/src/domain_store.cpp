@@ -1,6 +1,7 @@
 #include "domain_store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <cmpool/base/assert.h>
 #include <cmpool/base/units.h>
@@ -123,7 +124,7 @@ Space& DomainStore::near_space(std::uint32_t namespace_id) {
 
 GroupId DomainStore::new_group(std::uint32_t room, GroupId warmer) {
     if (free_groups_.empty()) {
-        groups_.emplace_back();
+        groups_.grow();
         settled_.push_back(true);
         was_settled_.push_back(false);
         free_groups_.push_back(static_cast<GroupId>(groups_.size() - 1));
@@ -131,7 +132,6 @@ GroupId DomainStore::new_group(std::uint32_t room, GroupId warmer) {
     const GroupId group = free_groups_.back();
     free_groups_.pop_back();
     groups_[group] = {.touched = warmer == kNoGroup ? ++touches_made_ : groups_[warmer].touched};
-    policy_.insert(group, warmer);
     rooms_[room].policy.insert(group, warmer);
     return group;
 }
@@ -168,7 +168,6 @@ void DomainStore::leave_group(ExtentId id) {
     (extent.prev == kNoExtent ? group.warmest : map_[extent.prev].next) = extent.next;
     (extent.next == kNoExtent ? group.coldest : map_[extent.next].prev) = extent.prev;
     if (group.warmest == kNoExtent) {
-        policy_.erase(extent.group);
         rooms_[extent.room].policy.erase(extent.group);
         set_settled(extent.group, true);
         keys_.erase(extent.group);
@@ -179,7 +178,6 @@ void DomainStore::leave_group(ExtentId id) {
 }
 
 void DomainStore::warm(std::uint32_t room, GroupId group) {
-    policy_.touch(group);
     rooms_[room].policy.touch(group);
     groups_[group].touched = ++touches_made_;
 }
@@ -257,14 +255,32 @@ bool DomainStore::grown(GroupId group, std::uint64_t key, std::uint64_t inserts)
 }
 
 GroupId DomainStore::next_unsettled(GroupWalk& walk, std::size_t& looks) const {
-    while (!walk.ended && looks > 0) {
-        --looks;
-        const bool goes_on = walk.at != kNoGroup && groups_[walk.at].warmest != kNoExtent;
-        walk.at = goes_on ? policy_.colder(walk.at) : policy_.warmest();
-        walk.ended = walk.at == kNoGroup;
-        if (walk.ended) break;
-        if (!settled_[walk.at]) return walk.at;
+    const auto colder = [](const GroupWalk::Head& one, const GroupWalk::Head& other) {
+        return one.touched < other.touched;
+    };
+    const auto add = [&](std::uint32_t room, GroupId group) {
+        if (group == kNoGroup) return;
+        walk.heads.push_back({groups_[group].touched, group, room});
+        std::ranges::push_heap(walk.heads, colder);
+    };
+    if (!std::exchange(walk.begun, true)) {
+        for (std::uint32_t room = 0; room < rooms_.size(); ++room) add(room, rooms_[room].policy.warmest());
     }
+    while (!walk.heads.empty() && looks > 0) {
+        --looks;
+        std::ranges::pop_heap(walk.heads, colder);
+        const auto [touched, group, room] = walk.heads.back();
+        walk.heads.pop_back();
+        const ExtentId first = groups_[group].warmest;
+        if (first == kNoExtent || map_[first].room != room) {
+            add(room,
+                rooms_[room].policy.warmest());  // it has gone: what was behind it is found from the front
+            continue;
+        }
+        add(room, rooms_[room].policy.colder(group));
+        if (!settled_[group]) return group;
+    }
+    walk.ended = walk.heads.empty();
     return kNoGroup;
 }
 

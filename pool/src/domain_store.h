@@ -16,6 +16,7 @@
 #include <cmpool/base/clock.h>
 #include <cmpool/model/digest.h>
 #include <cmpool/model/index_layout.h>
+#include <cmpool/pool/chunked.h>
 #include <cmpool/pool/eviction.h>
 #include <cmpool/transport/segment.h>
 #include <cmpool/wire/messages.h>
@@ -58,7 +59,13 @@ struct GroupBlock {
 
 /// A walk over a store's groups, from the warmest on. What is touched meanwhile may come twice.
 struct GroupWalk {
-    GroupId at = kNoGroup;  ///< the last one that was looked at
+    struct Head {
+        std::uint64_t touched;
+        GroupId group;
+        std::uint32_t room;
+    };
+    std::vector<Head> heads;  ///< the next group of each room: a heap with the warmest in front
+    bool begun = false;
     bool ended = false;
 };
 
@@ -281,8 +288,7 @@ private:
     std::size_t segment_count_ = 0;
     ExtentMap map_;
     IndexWriter index_;
-    Lru policy_;
-    std::vector<Group> groups_;
+    Chunked<Group> groups_;
     std::vector<GroupId> free_groups_;
     /// Of groups whose only block would not say: most have one, whose digest is the key.
     std::unordered_map<GroupId, std::uint64_t> keys_;

@@ -48,7 +48,7 @@ ExtentId ExtentMap::find_fit(std::uint32_t units) const noexcept {
 
 ExtentId ExtentMap::new_record() {
     if (unused_ == kNoExtent) {
-        extents_.emplace_back();
+        extents_.grow();
         return static_cast<ExtentId>(extents_.size() - 1);
     }
     const ExtentId id = unused_;
@@ -117,7 +117,7 @@ ExtentId ExtentMap::allocate(std::uint32_t units) {
     if (id == kNoExtent) return kNoExtent;
     unlink_free(id);
     if (extents_[id].units > units) {
-        const ExtentId rest = new_record();  // may move extents_: no reference is held across it
+        const ExtentId rest = new_record();
         Extent& extent = extents_[id];
         extents_[rest].offset_units = extent.offset_units + units;
         extents_[rest].units = extent.units - units;

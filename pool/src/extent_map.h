@@ -3,8 +3,8 @@
 #include <array>
 #include <cstdint>
 #include <string>
-#include <vector>
 
+#include <cmpool/pool/chunked.h>
 #include <cmpool/pool/eviction.h>
 
 namespace cmpool::pool {
@@ -97,7 +97,7 @@ private:
     void unlink_free(ExtentId id);
     void absorb_after(ExtentId id);
 
-    std::vector<Extent> extents_;
+    Chunked<Extent> extents_;
     ExtentId unused_ = kNoExtent;  ///< records to use again, by `next`
     std::uint64_t free_units_ = 0;
     std::uint32_t first_map_ = 0;

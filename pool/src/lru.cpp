@@ -4,7 +4,7 @@ namespace cmpool::pool {
 
 void Lru::insert(GroupId group, GroupId parent) {
     AllLinks& links = *links_;
-    if (group >= links.size()) links.resize(group + 1);
+    while (group >= links.size()) links.grow();
     const GroupId colder = parent == kNoGroup ? warmest_ : links[parent].colder;
     links[group] = {.colder = colder, .warmer = parent};
     (colder == kNoGroup ? coldest_ : links[colder].warmer) = group;

@@ -273,6 +273,7 @@ CMPOOL_API int cmpool_lease_held(const cmpool_lease* lease);
 CMPOOL_API cmpool_code cmpool_lease_view(const cmpool_lease* lease, size_t index, uint32_t part,
                                          cmpool_view* view, cmpool_error* error);
 /// Gives it back; its views end here. NULL is fine. It may outlive the pool.
+/// What is not mapped the pool lets go of with the next call, or when the lease runs out.
 CMPOOL_API void cmpool_release(cmpool_lease* lease);
 
 // ---- memory ----

@@ -88,7 +88,8 @@ struct Report {
 };
 
 /// The longest run of present blocks from the start of a chain, and a lease on them: while it lives,
-/// a get of these blocks hits. Moving hands it over; destroying it releases.
+/// a get of these blocks hits. Moving hands it over; destroying it releases: what is mapped at once, what
+/// the pool holds with the client's next call or progress(), or when the lease runs out.
 ///
 ///   Lifetime  may outlive the client
 ///   Threads   that of its client

@@ -3,7 +3,8 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
-#include <vector>
+
+#include <cmpool/pool/chunked.h>
 
 namespace cmpool::pool {
 
@@ -36,7 +37,7 @@ public:
         GroupId colder = kNoGroup;
         GroupId warmer = kNoGroup;
     };
-    using AllLinks = std::vector<Links>;
+    using AllLinks = Chunked<Links>;
 
     Lru() : Lru(std::make_shared<AllLinks>()) {}
     /// Orders of groups that are in one of them each can share their links.
