@@ -224,8 +224,8 @@ TEST_CASE("shards of a node share its groups evenly, and independently of who ow
         ++first;
     }
     for (std::uint32_t shard = 0; shard < kShards; ++shard) {
-        CHECK(all[shard] == doctest::Approx(kGroups / kShards).epsilon(0.05));
-        CHECK(of_first[shard] == doctest::Approx(first / kShards).epsilon(0.15));
+        CHECK(all[shard] == doctest::Approx(double{kGroups} / kShards).epsilon(0.05));
+        CHECK(of_first[shard] == doctest::Approx(static_cast<double>(first) / kShards).epsilon(0.15));
     }
     CHECK(shard_of(rng.next(), 1) == 0);
 }
