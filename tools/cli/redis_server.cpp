@@ -116,6 +116,7 @@ Result<std::unique_ptr<RedisServer>> RedisServer::start_once(const std::string& 
                              "--databases", "1", "--logfile", ""})
         words.emplace_back(word);
     std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (auto& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
 

@@ -44,6 +44,7 @@ Result<void> Child::start() {
     out_.reset(fds[0]);
     const UniqueFd write_end(fds[1]);
     std::vector<char*> argv;
+    argv.reserve(arguments_.size() + 1);
     for (auto& argument : arguments_) argv.push_back(argument.data());
     argv.push_back(nullptr);
     const pid_t parent = ::getpid();

@@ -12,7 +12,8 @@ namespace cmpool::wire {
 
 static_assert(std::endian::native == std::endian::little);
 static_assert(sizeof(model::Digest) == sizeof(fb::Digest));
-static_assert(sizeof(PutItem) == sizeof(fb::PutItem) && alignof(PutItem) == alignof(fb::PutItem));
+static_assert(sizeof(PutItem) == sizeof(fb::PutItem));
+static_assert(alignof(PutItem) == alignof(fb::PutItem));
 static_assert(offsetof(PutItem, window_offset) == 16 && offsetof(PutItem, position) == 28);
 static_assert(offsetof(PutItem, digest) == 40 && offsetof(PutItem, parent) == 72 && sizeof(PutItem) == 104);
 static_assert(sizeof(model::ByteRange) == sizeof(fb::Range) && offsetof(model::ByteRange, length) == 4);
