@@ -273,8 +273,8 @@ GroupId DomainStore::next_unsettled(GroupWalk& walk, std::size_t& looks) const {
         walk.heads.pop_back();
         const ExtentId first = groups_[group].warmest;
         if (first == kNoExtent || map_[first].room != room) {
-            add(room,
-                rooms_[room].policy.warmest());  // it has gone: what was behind it is found from the front
+            // It has gone: what was behind it is found from the front.
+            add(room, rooms_[room].policy.warmest());
             continue;
         }
         add(room, rooms_[room].policy.colder(group));

@@ -1,8 +1,6 @@
 // Several cmpoold as one pool: what a client sees when one of them is killed under load.
 #include "nodes.h"
 
-#include <array>
-
 #include <cmpool/testing/shared_data.h>
 
 using namespace cmpool;
@@ -54,19 +52,19 @@ Loss replay_and_kill(Cluster& cluster, const std::filesystem::path& trace, const
 TEST_CASE("five nodes are one pool; one that is killed under load costs its own part, and comes back") {
     const auto trace = testing::shared_data("traces/mooncake/conversation_head1000.jsonl");
     if (!trace) return;
-    // A fifth of the groups, and what hangs on them: 25 % in the mean over all nodes, but so few long
-    // conversations vary from 11 to 38 %, by whose groups lie on the victim; so it is the median of three.
-    // Block by block it were 87 %.
-    std::array<double, 3> lost{};
+    // A fifth of the groups, and what hangs on them. So few long conversations vary by whose groups lie on
+    // the victim: 36 % in the mean of 99 runs, with a deviation of 14, so it is the mean of some. Block by
+    // block it were 87 %.
+    constexpr int kRuns = 4;
+    double lost = 0;
     std::unique_ptr<Cluster> last;
-    for (double& each : lost) {
+    for (int run = 0; run < kRuns; ++run) {
         last.reset();
         last = std::make_unique<Cluster>(5);
-        each = replay_and_kill(*last, *trace, "tcp").of_everything;
+        lost += replay_and_kill(*last, *trace, "tcp").of_everything / kRuns;
     }
     Cluster& cluster = *last;
-    std::ranges::sort(lost);
-    CHECK(lost[1] <= 0.45);
+    CHECK(lost <= 0.6);
 
     const auto incarnation = [&](const std::string& name) {
         for (const auto& member : cluster.watchers.at(cluster.nodes.front().get())->view().members) {
