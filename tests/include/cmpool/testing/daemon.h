@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdio>
 #include <filesystem>
 #include <iterator>
 #include <memory>
@@ -36,7 +37,10 @@ public:
         process_ = std::make_unique<Process>(command);
         const auto line = process_->read_line();
         const std::string prefix = "ready cmpool://";
-        if (!line || !line->starts_with(prefix)) (void)process_->wait();
+        if (!line || !line->starts_with(prefix)) {
+            (void)process_->wait();
+            std::fputs(process_->errors().c_str(), stderr);
+        }
         CMPOOL_ASSERT(line && line->starts_with(prefix));
         address_ = line->substr(prefix.size());
     }
