@@ -1,9 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,13 +36,18 @@ public:
         command.insert(command.end(), {CMPOOL_DAEMON, "--listen", address_, "--runtime-dir", runtime_ / "run",
                                        "--data-dir", data_ / "data", "--log-level", "warn"});
         command.insert(command.end(), options_.begin(), options_.end());
-        process_ = std::make_unique<Process>(command);
-        const auto line = process_->read_line();
         const std::string prefix = "ready cmpool://";
-        if (!line || !line->starts_with(prefix)) {
+        const auto until = std::chrono::steady_clock::now() + Process::kPatience;
+        std::optional<std::string> line;
+        // Whoever connects somewhere while nobody listens may be given this very port, and keep it a while.
+        do {
+            process_ = std::make_unique<Process>(command);
+            line = process_->read_line();
+            if (line && line->starts_with(prefix)) break;
             (void)process_->wait();
-            std::fputs(process_->errors().c_str(), stderr);
-        }
+        } while (process_->errors().find("in use") != std::string::npos &&
+                 std::chrono::steady_clock::now() < until);
+        if (!line) std::fputs(process_->errors().c_str(), stderr);
         CMPOOL_ASSERT(line && line->starts_with(prefix));
         address_ = line->substr(prefix.size());
     }
