@@ -16,7 +16,7 @@ TEST_CASE("read one-sided, a request costs a match and a release, and its blocks
     Stage stage;
     ClientHost& client = stage.client("engine", false, true);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     {
         const auto match = stage.match(client, chain, 10'000);
         REQUIRE(match.leased());
@@ -39,7 +39,7 @@ TEST_CASE("who is told where blocks lie reads any part of them one-sided") {
     ClientHost& engine = stage.client("engine", false, true);
     ClientHost& loader = stage.client("loader", false, true);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(engine, chain).count(Outcome::Stored) == chain.size());
+    stage.store(engine, chain);
     const auto match = stage.match(engine, chain, 10'000);
     REQUIRE(match.places() != nullptr);
     Stage::Getting all(stage.space, chain);
@@ -98,7 +98,7 @@ TEST_CASE("a plane that fails under way costs no block, and comes back") {
     Stage stage;
     ClientHost& client = stage.client("engine", false, true);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     const auto match = stage.match(client, chain, 10'000);
     // Its reads take for ever, its messages do not know of it: half of the time is the plane's.
     const auto usual = stage.world.plan();

@@ -31,7 +31,7 @@ TEST_CASE("a frozen pool costs one deadline, then nothing, and is found again") 
     Stage stage;
     ClientHost& client = stage.client("engine", false);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
 
     stage.server.freeze(true);
     const Instant before = stage.world.clock().now();
@@ -61,7 +61,7 @@ TEST_CASE("after a restart of the pool clients come back and put again") {
         Stage stage;
         ClientHost& client = stage.client("engine", mapped);
         const auto chain = stage.space.chains[0];
-        REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+        stage.store(client, chain);
         const auto first = client.pool().status().incarnation;
 
         stage.server.crash();
@@ -79,7 +79,7 @@ TEST_CASE("a view outlives the pool that it came from") {
     Stage stage;
     ClientHost& client = stage.client("engine", true);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     auto match = stage.match(client, chain, 50);
     const auto view = match.view(0);
     REQUIRE(view);
@@ -96,7 +96,7 @@ TEST_CASE("a match from before a restart does not end a lease from after it") {
     Stage stage;
     ClientHost& client = stage.client("engine", false);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     auto before = stage.match(client, chain, 60'000);
     REQUIRE(before.leased());
 
@@ -104,7 +104,7 @@ TEST_CASE("a match from before a restart does not end a lease from after it") {
     stage.run(100ms);
     stage.server.restart();
     stage.run_while([&] { return !client.ready(); });
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     const auto after = stage.match(client, chain, 60'000);
     REQUIRE(after.leased());
     before.release();

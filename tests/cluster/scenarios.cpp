@@ -67,7 +67,7 @@ TEST_CASE("a client that dies holding a view lets go of it") {
     ClientHost& reader = stage.client("reader", true);
     ClientHost& other = stage.client("other", false);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(reader, chain).count(Outcome::Stored) == chain.size());
+    stage.store(reader, chain);
     const auto match = stage.match(reader, chain, 100);
     REQUIRE(match.leased());
     REQUIRE(stage.finish(other, other.pool().start_remove(stage.space.keys(chain))).count(Outcome::Hit) ==
@@ -85,7 +85,7 @@ TEST_CASE("what a frozen reader looks at outlives every lease and every eviction
     ClientHost& reader = stage.client("reader", true);
     ClientHost& writer = stage.client("writer", false);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(reader, chain).count(Outcome::Stored) == chain.size());
+    stage.store(reader, chain);
     const auto match = stage.match(reader, chain, 50);
     REQUIRE(match.leased());
     reader.freeze(true);
@@ -186,7 +186,7 @@ TEST_CASE("a pool that is pressed asks its clients to hold back, and they do unt
     Stage stage;
     ClientHost& client = stage.client("engine", false);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     const auto status = [&] { return client.pool().status(); };
     CHECK(status().load_level == 0);
 
@@ -223,7 +223,7 @@ TEST_CASE("over mapped memory a match and a get send no message") {
     Stage stage;
     ClientHost& client = stage.client("engine", true);
     const auto chain = stage.space.chains[0];
-    REQUIRE(stage.put(client, chain).count(Outcome::Stored) == chain.size());
+    stage.store(client, chain);
     REQUIRE(stage.match(client, chain, 100).blocks() == chain.size());  // maps what is new
     const auto attaches = stage.server.stat("messages_Attach");
 
@@ -305,6 +305,38 @@ TEST_CASE("letting go of thousands of matches at once does not cost the connecti
     CHECK(stage.server.stat("leases") == 0);
 }
 
+// A message of its own would wake the pool once more for each request.
+TEST_CASE("a lease that has ended is given back in front of the next request, and not before") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    stage.store(client, chain);
+    { const auto match = stage.match(client, chain, 10'000); }
+    stage.run(stage.world.plan().delay_max);  // a message of its own would be there
+    CHECK(stage.server.stat("leases") == 1);
+    CHECK(stage.server.stat("messages_Release") == 0);
+
+    Stage::Getting getting(stage.space, chain);
+    const auto call = client.pool().start_get(getting.items);
+    stage.run_while([&] { return stage.server.stat("messages_Get") == 0; });
+    CHECK(stage.server.stat("messages_Release") == 1);
+    CHECK(stage.server.stat("leases") == 0);
+    client.arm();
+    stage.run_while([&] { return !call.done(); });
+}
+
+// As an engine's loop does between its steps.
+TEST_CASE("where no request follows, a lease that has ended is given back by the next progress()") {
+    Stage stage;
+    ClientHost& client = stage.client("engine", false);
+    const auto chain = stage.space.chains[0];
+    stage.store(client, chain);
+    { const auto match = stage.match(client, chain, 10'000); }
+    client.arm();
+    stage.run_while([&] { return stage.server.stat("messages_Release") == 0; });
+    CHECK(stage.server.stat("leases") == 0);
+}
+
 TEST_CASE("a put that is given up takes its window back from the pool") {
     Stage stage;
     ClientHost& client = stage.client("engine", true);
@@ -331,7 +363,7 @@ TEST_CASE("segments that are asked for twice are mapped once") {
         ClientHost& reader = stage.client("reader", true);
         ClientHost& writer = stage.client("writer", false);
         const auto chain = stage.space.chains[0];
-        REQUIRE(stage.put(writer, chain).count(Outcome::Stored) == chain.size());
+        stage.store(writer, chain);
 
         // The pool grants its first segment, and freezes before it hands it over.
         const auto keys = stage.space.keys(chain);

@@ -48,6 +48,10 @@ struct Stage {
         Putting putting(space, blocks);
         return finish(client, client.pool().start_put(putting.items));
     }
+    /// A put with which a story begins.
+    void store(ClientHost& client, const std::vector<std::size_t>& blocks) {
+        REQUIRE(put(client, blocks).count(client::Outcome::Stored) == blocks.size());
+    }
     client::Report get(ClientHost& client, const std::vector<std::size_t>& blocks) {
         Getting getting(space, blocks);
         auto report = finish(client, client.pool().start_get(getting.items));

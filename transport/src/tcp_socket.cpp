@@ -36,6 +36,18 @@ PeerIdentity identify(int socket, const TcpAddress& peer) {
     return {.same_host = here, .address = peer.text()};
 }
 
+// 0, or why not.
+int begin_connecting(int socket, const TcpAddress& target) {
+    if (::connect(socket, target.get(), target.bytes) != 0 && errno != EINPROGRESS && errno != EINTR)
+        return errno;
+    if (local_address(socket).text() != target.text()) return 0;
+    // Nobody listens, and the port that the kernel gave us is the very one: we would talk to ourselves, and
+    // whoever should listen there could not come back.
+    const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+    ::connect(socket, &nobody, sizeof nobody);
+    return ECONNREFUSED;
+}
+
 // The first address that does not refuse at once; a far one is decided later, by its silence.
 StreamPeer reach(std::string_view name, const std::vector<TcpAddress>& targets) {
     StreamPeer peer{.identity = {.address = std::string(name)}};
@@ -43,11 +55,10 @@ StreamPeer reach(std::string_view name, const std::vector<TcpAddress>& targets) 
         const int family = target.storage.ss_family;
         peer.socket.reset(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
         no_delay(peer.socket.get());
-        const bool begun = ::connect(peer.socket.get(), target.get(), target.bytes) == 0 ||
-                           errno == EINPROGRESS || errno == EINTR;
+        const int why_not = begin_connecting(peer.socket.get(), target);
         peer.identity = identify(peer.socket.get(), target);
-        if (begun) return StreamPeer{std::move(peer.socket), std::move(peer.identity), std::nullopt};
-        peer.absent = Error{Errc::PeerDown, fmt::format("{}: {}", name, std::strerror(errno))};
+        if (why_not == 0) return StreamPeer{std::move(peer.socket), std::move(peer.identity), std::nullopt};
+        peer.absent = Error{Errc::PeerDown, fmt::format("{}: {}", name, std::strerror(why_not))};
     }
     return peer;
 }
