@@ -97,8 +97,11 @@ void Session::completed(const transport::Lane& lane, const transport::Completion
     }
     if (done.kind == transport::OpKind::Import) {
         auto& import = imports_.at(done.cookie & ~kImportBit);
-        import.done = true;
-        if (!done.error) import.segment = lane_->imported(done.cookie);
+        if (done.error) {
+            import.refused = *done.error;
+        } else {
+            import.segment = lane_->imported(done.cookie);
+        }
         if (++imports_ended_ == imports_.size()) imports_done();
         return;
     }
@@ -163,8 +166,7 @@ void Session::down(const Failure& failure) {
 
     breaker_.trip(environment_.clock->now());
     attachment_.reset();
-    imports_.clear();
-    imports_started_ = imports_ended_ = 0;
+    forget_imports();
     sending_.clear();
     unsent_.clear();
     given_back_.clear();
@@ -278,14 +280,14 @@ void Session::become_ready() {
 
 // ---- memory of this host ----
 
-void Session::attach() {
+void Session::attach(int tries) {
+    attaches_left_ = tries - 1;
     const std::uint32_t known = attachment_ ? attachment_->known_segments() : 0;
     handshake_id_ = send_own(*lane_, wire::Attach{.namespace_id = namespace_id_, .known_segments = known});
 }
 
 void Session::attached(const wire::Attached& attached) {
-    imports_.clear();
-    imports_started_ = imports_ended_ = 0;
+    forget_imports();
     attaching_ = attached;
     if (attachment_ == nullptr) {
         imports_.push_back({.role = Import::Role::Index, .index = 0, .grant = attached.index});
@@ -296,6 +298,11 @@ void Session::attached(const wire::Attached& attached) {
     }
     if (imports_.empty()) return refreshed(std::nullopt);
     start_imports();
+}
+
+void Session::forget_imports() {
+    imports_.clear();
+    imports_started_ = imports_ended_ = 0;
 }
 
 void Session::start_imports() {
@@ -312,13 +319,21 @@ void Session::start_imports() {
 
 void Session::imports_done() {
     const bool first = attachment_ == nullptr;
+    const auto denied = [](const Import& import) {
+        return !import.segment && import.refused == Errc::Denied;
+    };
+    if (attaches_left_ > 0 && std::ranges::any_of(imports_, denied)) {
+        forget_imports();
+        return attach(attaches_left_);
+    }
     std::optional<Error> trouble;
     std::vector<MutableBytes> mapped(imports_.size());
     for (std::size_t index = 0; index < imports_.size() && !trouble; ++index) {
         auto& import = imports_[index];
-        auto bytes = import.segment
-                         ? import.segment->map()
-                         : Result<MutableBytes>(fail(Errc::Denied, "the pool did not hand over its memory"));
+        auto bytes =
+            import.segment
+                ? import.segment->map()
+                : Result<MutableBytes>(fail(import.refused, "the pool did not hand over its memory"));
         if (!bytes) trouble = bytes.error();
         if (bytes && bytes->size() < import.grant.bytes) {
             trouble = Error{Errc::Corrupt, "the pool handed over less memory than it promised"};
@@ -343,8 +358,7 @@ void Session::imports_done() {
                                      mapped[index]);
         }
     }
-    imports_.clear();
-    imports_started_ = imports_ended_ = 0;
+    forget_imports();
     if (!trouble && attaching_.segments.size() == wire::kGrantsMax) return attach();  // there are more
     if (state_ == State::Ready) return refreshed(trouble);
     if (trouble) plane_ = fmt::format("shm, by messages only: {}", trouble->detail);

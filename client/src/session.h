@@ -32,6 +32,8 @@ namespace cmpool::client {
 inline constexpr std::chrono::seconds kConnectDeadline{2};
 /// Messages that wait for room on the lane; above it a request fails with Again.
 inline constexpr std::size_t kUnsentMax = 8192;
+/// Times that memory is asked for which the pool then does not hand over: it may have been given to others.
+inline constexpr int kAttachesMax = 3;
 /// Leases that are given back at once.
 inline constexpr std::size_t kGivenBackMax = 64;
 
@@ -152,8 +154,8 @@ private:
         enum class Role : std::uint8_t { Index, Control, Data } role;
         std::uint32_t index;
         wire::Grant grant;
-        std::unique_ptr<transport::RemoteSegment> segment;
-        bool done = false;
+        std::unique_ptr<transport::RemoteSegment> segment{};
+        Errc refused{};  ///< why there is none, once the import has ended
     };
 
     // transport::Receiver
@@ -173,8 +175,9 @@ private:
     void give_up_local(std::string why);
     void open_namespace();
     void opened(const wire::NamespaceOpened& opened);
-    void attach();
+    void attach(int tries = kAttachesMax);
     void attached(const wire::Attached& attached);
+    void forget_imports();
     void start_imports();
     void imports_done();
     void become_ready();
@@ -239,6 +242,7 @@ private:
     std::vector<Import> imports_;
     std::size_t imports_started_ = 0;
     std::size_t imports_ended_ = 0;
+    int attaches_left_ = 0;            ///< before memory that the pool does not hand over is done without
     std::vector<Request> refreshing_;  ///< who waits for new segments
 };
 

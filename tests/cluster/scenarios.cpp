@@ -385,6 +385,60 @@ TEST_CASE("segments that are asked for twice are mapped once") {
     }
 }
 
+// "Denied" would send a person to look for a key that is wrong.
+TEST_CASE("who loses the pool while its memory is handed over hears that the pool is gone") {
+    int lost = 0;
+    for (Nanos after{0}; after <= 300us; after += 5us) {
+        CAPTURE(after.count());
+        Stage stage;
+        stage.world.plan().delay_min = stage.world.plan().delay_max = 50us;
+        ClientHost& reader = stage.client("reader", true);
+        ClientHost& writer = stage.client("writer", false);
+        const auto chain = stage.space.chains[0];
+        stage.store(writer, chain);
+        Stage::Getting getting(stage.space, chain);
+        auto call = reader.pool().start_get(getting.items);
+        reader.arm();
+        stage.run(after);
+        stage.server.crash();
+        stage.run_while([&] { return !call.done(); });
+        const auto report = call.take();
+        if (!report.trouble) continue;
+        ++lost;
+        CHECK(report.trouble->code == Errc::PeerDown);
+    }
+    CHECK(lost > 10);
+}
+
+TEST_CASE("memory that goes to another tenant while it is handed over costs its blocks, and nothing else") {
+    Stage stage({.capacity_bytes = 4 * MiB}, {.chains = 1, .opaque = 300});
+    stage.world.plan().delay_min = stage.world.plan().delay_max = 50us;
+    const auto other = draw_space(stage.server.controller(), stage.rng, "two", "r1", {.chains = 1});
+    ClientHost& reader = stage.client("reader", true);
+    ClientHost& writer = stage.client("writer", false);
+    ClientHost rival(stage.world, stage.server, "rival", other.spec, {.tenant_key = other.tenant_key});
+    stage.run_while([&] { return !rival.ready(); });
+    const auto& blocks = stage.space.opaque;
+    stage.store(writer, blocks);
+    REQUIRE(stage.server.stat("evicted_blocks") > 0);
+
+    // The pool grants all its segments, and gives one of them to the rival before the reader has it.
+    const auto asked = stage.server.stat("messages_Attach");
+    Stage::Getting getting(stage.space, blocks);
+    auto call = reader.pool().start_get(getting.items);
+    reader.arm();
+    stage.run_while([&] { return stage.server.stat("messages_Attach") == asked; });
+    Stage::Putting putting(other, {other.opaque[0]});
+    auto put = rival.pool().start_put(putting.items);
+    rival.arm();
+    stage.run_while([&] { return !call.done() || !put.done(); });
+    CHECK(put.take().count(Outcome::Stored) == 1);
+    const auto report = call.take();
+    CHECK_FALSE(report.trouble);
+    CHECK(report.count(Outcome::Hit) > 0);
+    CHECK(stage.server.stat("messages_Attach") > asked + 1);
+}
+
 TEST_CASE("a get into a buffer without room says how much it needs") {
     for (const bool mapped : {false, true}) {
         CAPTURE(mapped);

@@ -45,11 +45,12 @@ public:
         if (!status_) ::kill(pid_, number);
     }
 
-    /// Stops it as a debugger would; when this returns it has stopped.
+    /// Stops it as a debugger would; when this returns it has stopped, or has ended by itself.
     void freeze() const noexcept {
+        if (status_) return;
         signal(SIGSTOP);
         siginfo_t seen{};
-        CMPOOL_ASSERT(::waitid(P_PID, static_cast<id_t>(pid_), &seen, WSTOPPED | WNOWAIT) == 0);
+        CMPOOL_ASSERT(::waitid(P_PID, static_cast<id_t>(pid_), &seen, WSTOPPED | WEXITED | WNOWAIT) == 0);
     }
 
     /// The next line of its standard output; nothing when it ends or falls silent before one.
