@@ -49,7 +49,7 @@ auto host_stats(std::uint32_t shards, const HostCounts& counts, const MetaThread
         stats.push_back({"private_start_bytes", start});
         stats.push_back({"accepts_refused", counts.accepts_refused.load(std::memory_order_relaxed)});
         stats.push_back({"meta_store_failures", counts.store_failures.load(std::memory_order_relaxed)});
-        stats.push_back({"meta_store_silent", meta.store_silent() ? 1u : 0u});
+        stats.push_back({"meta_silent", meta.meta_silent() ? 1u : 0u});
     };
 }
 

@@ -69,7 +69,7 @@ bool MetaThread::run_jobs() {
 }
 
 void MetaThread::publish() {
-    store_silent_.store(office_->store_silent(), std::memory_order_relaxed);
+    meta_silent_.store(office_->meta_silent(), std::memory_order_relaxed);
     for (const auto& info : office_->take_changes()) tell_change_(info);
     auto view = office_->view();
     if (view == told_) return;

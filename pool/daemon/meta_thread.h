@@ -38,7 +38,7 @@ public:
     /// False when kJobsMax jobs wait already.
     [[nodiscard]] bool post(Job job);
     /// As the office says; from any thread.
-    [[nodiscard]] bool store_silent() const noexcept { return store_silent_.load(std::memory_order_relaxed); }
+    [[nodiscard]] bool meta_silent() const noexcept { return meta_silent_.load(std::memory_order_relaxed); }
 
 private:
     void run();
@@ -52,7 +52,7 @@ private:
     Tell tell_;
     TellChange tell_change_;
     std::shared_ptr<const model::View> told_;
-    std::atomic<bool> store_silent_{false};
+    std::atomic<bool> meta_silent_{false};
     UniqueFd bell_;
     std::mutex mutex_;  ///< of what follows
     std::deque<Job> jobs_;

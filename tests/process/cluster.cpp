@@ -118,6 +118,8 @@ TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is
     CHECK(hits() == keys.size());
     const auto on_the_head = testing::statistic(*cluster.watchers.at(cluster.nodes.front().get()), "blocks");
     const auto epoch = pool->view().epoch;
+    const auto beside_uri = cluster.nodes[1]->uri("?transport=tcp&deadline_ms=1000");
+    CHECK_FALSE(testing::doctor_warns_of_meta(beside_uri));
 
     cluster.nodes.front()->kill();
     // What is read and written is nobody's question to meta.
@@ -127,6 +129,7 @@ TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is
         for (const auto& key : keys) (void)testing::put_one(*pool, key, bytes);
     }
     CHECK(cluster.of(1, "meta_questions", 1) == asked);
+    CHECK(testing::comes_true([&] { return testing::doctor_warns_of_meta(beside_uri); }));
     cluster.nodes.front()->start();
     REQUIRE(testing::comes_true([&] {
         pool->progress();
@@ -135,6 +138,7 @@ TEST_CASE("meta's node killed and started again: nothing is forgotten, nobody is
     CHECK(hits() == keys.size() - on_the_head);  // its blocks went with its process, and nothing else
     // The view may come before this node has found meta again.
     CHECK(testing::comes_true([&] { return pool->namespaces().has_value(); }));
+    CHECK_FALSE(testing::doctor_warns_of_meta(beside_uri));
 }
 
 TEST_CASE("a node with another cluster's key joins nothing, and says why") {

@@ -55,11 +55,6 @@ struct Load {
     std::uint64_t written = 0, errors = 0, wrong = 0;
 };
 
-bool doctor_warns_of_the_store(const std::string& uri) {
-    const auto seen = testing::Cli({"doctor", "--json", "--pool", uri}).json();
-    return std::ranges::any_of(seen["checks"], [](const auto& check) { return check["name"] == "store"; });
-}
-
 std::uint64_t epoch_of(Cluster& cluster) {
     auto& pool = *cluster.watchers.at(cluster.nodes.front().get());
     pool.progress();
@@ -105,7 +100,7 @@ TEST_CASE("etcd frozen, then dead: no error, no question to meta, nobody dropped
     const auto epoch = epoch_of(cluster);
     const auto before = load.run(2s);
     // Its namespace is among what each node remembers.
-    CHECK_FALSE(doctor_warns_of_the_store(uri));
+    CHECK_FALSE(testing::doctor_warns_of_meta(uri));
     const auto asked = cluster.sum("meta_questions");
 
     etcd->freeze();
@@ -123,14 +118,14 @@ TEST_CASE("etcd frozen, then dead: no error, no question to meta, nobody dropped
     const auto dead = load.run(away());
     CHECK(cluster.sum("meta_questions") == asked_again);
     CHECK(cluster.all_know(3));
-    CHECK(cluster.sum("meta_store_silent") == 3);
-    CHECK(doctor_warns_of_the_store(uri));
+    CHECK(cluster.sum("meta_silent") == 3);
+    CHECK(testing::doctor_warns_of_meta(uri));
     etcd->start(0);
     CHECK(load.run(2 * kLease) > 0ns);
     CHECK(cluster.all_know(3));
     CHECK(epoch_of(cluster) == epoch);
-    CHECK(cluster.sum("meta_store_silent") == 0);
-    CHECK_FALSE(doctor_warns_of_the_store(uri));
+    CHECK(cluster.sum("meta_silent") == 0);
+    CHECK_FALSE(testing::doctor_warns_of_meta(uri));
     CHECK(load.errors == 0);
     CHECK(load.wrong == 0);
     const auto ratio = [&](auto now) {

@@ -207,11 +207,12 @@ void check_counts(Checks& checks, client::PoolClient& pool) {
                      grouped(values["blocks"]), grouped(values["evicted_blocks"]),
                      format_bytes(std::min(values["segment_bytes"], model::kBlockBytesMax))),
          {}});
-    if (values["meta_store_silent"] > 0) {
+    if (values["meta_silent"] > 0) {
         checks.push_back(
-            {"store", Health::Warn, "etcd, where the nodes keep what they agree on, does not answer this one",
-             "gets and puts go on; new namespaces and members, and changes of them, wait: look at "
-             "etcd's members, and at the network between"});
+            {"meta", Health::Warn,
+             "the node or the etcd that --meta names gives this node no answer, or refuses it",
+             "gets and puts go on; new namespaces and members, and changes of them, wait: look at whether it "
+             "runs, at the network between, and at cmpoold's log"});
     }
     if (values["meta_store_failures"] > 0) {
         checks.push_back(

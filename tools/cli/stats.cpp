@@ -94,7 +94,7 @@ const std::array<Group, 9>& groups() {
           {"members", "members that own blocks"},
           {"meta_questions", "questions to meta"},
           {"meta_store_failures", "that its store failed"},
-          {"meta_store_silent", "etcd is silent"},
+          {"meta_silent", "meta does not answer"},
           {"repair_pending_groups", "groups to be looked after"},
           {"repair_blocks", "blocks sent to members"},
           {"repair_bytes", "of them, bytes"},

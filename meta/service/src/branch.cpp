@@ -72,6 +72,7 @@ void Branch::down(const Error& why) {
     lane_.reset();
     if (state_ == State::Joined) spdlog::warn("event meta_lost address {} reason \"{}\"", meta_, why.detail);
     state_ = state_ == State::Leaving ? State::Gone : State::Down;
+    silent_ = state_ == State::Down;
     own_id_ = 0;
     own_until_ = renew_at_ = Instant::never();
     retry_at_ = clock_.now() + retries_.next();
@@ -150,6 +151,7 @@ void Branch::own_answer(const wire::Body& body) {
     } else if (const auto* lease = std::get_if<wire::Lease>(&body)) {
         if (state_ == State::Joining) spdlog::info("event joined meta {} epoch {}", meta_, view_->epoch);
         state_ = State::Joined;
+        silent_ = false;
         retries_.reset();
         renew_at_ = clock_.now() + std::chrono::milliseconds(lease->lease_ms) / 4;
     } else {

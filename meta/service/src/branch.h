@@ -35,6 +35,7 @@ public:
     [[nodiscard]] std::vector<transport::Lane*> lanes() const override {
         return lane_ ? std::vector{lane_.get()} : std::vector<transport::Lane*>{};
     }
+    [[nodiscard]] bool meta_silent() const noexcept override { return silent_; }
     void leave() override;
     [[nodiscard]] bool gone() const noexcept override { return state_ == State::Gone; }
     [[nodiscard]] std::uint64_t node_id() const noexcept override { return config_.self.node_id; }
@@ -67,6 +68,7 @@ private:
     State state_ = State::Down;
     std::unique_ptr<transport::Lane> lane_;
     std::optional<Error> failure_;
+    bool silent_ = false;
     wire::Encoder encoder_;
     wire::Decoder decoder_;
     std::uint64_t next_id_ = 1;

@@ -35,7 +35,7 @@ public:
     [[nodiscard]] Instant next_deadline() const noexcept override;
     [[nodiscard]] int event_fd() const noexcept override { return store_.event_fd(); }
     void leave() override;
-    [[nodiscard]] bool store_silent() const noexcept override { return silent_; }
+    [[nodiscard]] bool meta_silent() const noexcept override { return silent_; }
 
 private:
     [[nodiscard]] Answer answer_member(const wire::Body& question) override;

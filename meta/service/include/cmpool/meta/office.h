@@ -55,8 +55,9 @@ public:
     /// To be called at next_deadline(), and when something has happened on the lane.
     virtual void progress() = 0;
     [[nodiscard]] virtual Instant next_deadline() const noexcept = 0;
-    /// Whether the store that it shares with other nodes gave its last question no answer.
-    [[nodiscard]] virtual bool store_silent() const noexcept { return false; }
+    /// Whether what the nodes agree on lies elsewhere, in a store or at another node, and has not answered
+    /// when it was asked last.
+    [[nodiscard]] virtual bool meta_silent() const noexcept { return false; }
     /// Those that it waits on.
     [[nodiscard]] virtual std::vector<transport::Lane*> lanes() const = 0;
     /// Readable when there is something to progress(); -1 where there is none.
