@@ -204,7 +204,8 @@ void Reader::message(transport::Lane&, Bytes head, std::uint64_t) {
         asking_ = true;
         return say(wire::Attach{.namespace_id = namespace_id_});
     }
-    if (const auto* attachment = std::get_if<wire::Attached>(&message->body)) return attached(*attachment);
+    const auto* memory = std::get_if<wire::Attached>(&message->body);
+    if (memory != nullptr && asking_) return attached(*memory);
     fail(fmt::format("it answered with an unexpected {}", wire::name_of(message->body)));
 }
 

@@ -194,7 +194,8 @@ void Session::handshake(transport::Lane& lane, const wire::Body& body) {
     if (const auto* open = std::get_if<wire::NamespaceOpened>(&body); open && state_ == State::Opening) {
         return opened(*open);
     }
-    if (const auto* attachment = std::get_if<wire::Attached>(&body)) return attached(*attachment);
+    const bool asked = state_ == State::Attaching || state_ == State::Ready;
+    if (const auto* memory = std::get_if<wire::Attached>(&body); memory && asked) return attached(*memory);
     if (probing_) return;
     fail_lane(
         {Errc::Corrupt, fmt::format("{} answered with an unexpected {}", uri_.address, wire::name_of(body))});

@@ -218,7 +218,7 @@ private:
     std::optional<std::string> local_failure_;  ///< of local_
 
     std::uint64_t next_id_ = 1;
-    std::uint64_t handshake_id_ = 0;
+    std::optional<std::uint64_t> handshake_id_;  ///< of our own question that waits for its one answer
     std::unordered_map<std::uint64_t, Request> requests_;
     std::array<transport::Completion, 64> done_;  ///< scratch of pump()
     std::unordered_set<std::uint64_t> sending_;   ///< requests whose payload the lane still reads

@@ -205,7 +205,10 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_b
         // Mostly nobody has asked for it.
         if (!requests_.contains(message->request_id)) return;
     }
-    if (message->request_id == handshake_id_) return handshake(lane, message->body);
+    if (message->request_id == handshake_id_) {
+        handshake_id_.reset();
+        return handshake(lane, message->body);
+    }
     const auto request = requests_.find(message->request_id);
     if (request == requests_.end()) return;  // somebody stopped waiting for it
     const Request asked = request->second;

@@ -242,7 +242,7 @@ bool DomainStore::clear_run(std::uint32_t units, const Claim& claim) {
 // ---- segments ----
 
 void DomainStore::add_segment(std::unique_ptr<transport::Segment> segment) {
-    CMPOOL_ASSERT(segment->bytes().size() == segment_bytes_);
+    CMPOOL_ASSERT(segment->bytes().size() == segment_bytes_ && can_grow());
     const std::uint64_t units = segment_bytes_ / kUnitBytes;
     first_extents_.push_back(map_.add_segment(segments_.size() * units, static_cast<std::uint32_t>(units)));
     segments_.push_back(std::move(segment));

@@ -106,6 +106,11 @@ public:
     [[nodiscard]] Space& near_space(std::uint32_t namespace_id);
 
     // ---- memory ----
+    /// Whether an offset can name one more segment. Those that were given up count too: who mapped them may
+    /// look at them for ever.
+    [[nodiscard]] bool can_grow() const noexcept {
+        return (segments_.size() + 1) * segment_bytes_ <= model::kDomainBytesMax;
+    }
     void add_segment(std::unique_ptr<transport::Segment> segment);
     /// Empties one segment and gives it up, for a claim of another domain: the coldest that nobody reads.
     /// What the claim may not take moves to other segments. Null when all are read, or when there is no room

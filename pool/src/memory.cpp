@@ -10,11 +10,9 @@
 namespace cmpool::pool {
 namespace {
 
-constexpr std::uint64_t kSegmentBytesMin = 1 * MiB;
 constexpr std::uint64_t kSegmentBytesMax = 256 * MiB;
 /// What a slot of the index can count.
 constexpr std::uint64_t kExtentBytesMax = model::kUnitBytes << model::kUnitsBits;
-constexpr std::uint64_t kDomainBytesMax = model::kUnitBytes << model::kOffsetBits;
 /// A pool full of blocks of this size fills at most five eighths of the index's slots: then about one
 /// insert in a hundred finds both of its buckets full. Pages of it that no entry touches cost nothing.
 constexpr std::uint64_t kIndexedBlockBytes = 4 * KiB;
@@ -38,17 +36,18 @@ Result<std::unique_ptr<Memory>> Memory::create(const ServerConfig& config, const
         return fail(Errc::Invalid, "expected a capacity of at least {}, saw {}", format_bytes(kCapacityMin),
                     format_bytes(config.capacity_bytes));
     }
-    if (config.capacity_bytes > kDomainBytesMax || config.segment_bytes >= kExtentBytesMax) {
+    if (config.capacity_bytes > model::kDomainBytesMax || config.segment_bytes >= kExtentBytesMax) {
         return fail(Errc::Invalid, "expected a capacity up to {} in segments below {}, saw {} and {}",
-                    format_bytes(kDomainBytesMax), format_bytes(kExtentBytesMax),
+                    format_bytes(model::kDomainBytesMax), format_bytes(kExtentBytesMax),
                     format_bytes(config.capacity_bytes), format_bytes(config.segment_bytes));
     }
     const std::uint64_t wanted =
-        config.segment_bytes != 0 ? config.segment_bytes
-                                  : std::clamp(config.capacity_bytes / 8, kSegmentBytesMin, kSegmentBytesMax);
+        config.segment_bytes != 0
+            ? config.segment_bytes
+            : std::clamp(config.capacity_bytes / 8, model::kSegmentBytesMin, kSegmentBytesMax);
     std::unique_ptr<Memory> memory(new Memory(clock, fabric, config.one_sided, incarnation));
     memory->quotas_.set_near_bytes_max(config.near_bytes);
-    memory->segment_bytes_ = round_up(wanted, kSegmentBytesMin);
+    memory->segment_bytes_ = round_up(wanted, model::kSegmentBytesMin);
     memory->segments_total_ = config.capacity_bytes / memory->segment_bytes_;
     if (memory->segments_total_ == 0) {
         return fail(Errc::Invalid, "expected segments no larger than the capacity {}, saw {}",
@@ -127,6 +126,7 @@ bool Memory::make_missing() {
 }
 
 bool Memory::grow(DomainStore& store, const Claim& claim) {
+    if (!store.can_grow()) return false;
     if (ready_.empty() && !make_missing()) {
         if (segments_missing_ > 0) return false;  // another one would be lost as well
         auto given_up = take_segment(claim);

@@ -379,6 +379,23 @@ TEST_CASE("a segment that is given up takes its blocks along, unless somebody re
     one.check();
 }
 
+// Beyond that its slots and pins would name other memory than they mean.
+TEST_CASE("a domain takes no more segments than its offsets can name, those that have gone included") {
+    constexpr std::uint64_t kBytes = 2 * GiB;  // which nobody touches
+    SystemEntropy entropy;
+    const auto fabric = transport::open_tcp(entropy);
+    Store one(kBytes, 0, 10);
+    std::uint64_t segments = 0;
+    for (; one.store.can_grow(); ++segments) {
+        auto fresh = fabric->allocate({.bytes = kBytes, .access = transport::Access::Read, .name = "data"});
+        REQUIRE(fresh);
+        one.store.add_segment(std::move(*fresh));
+        REQUIRE(one.give_up_segment() != nullptr);
+    }
+    CHECK(segments == model::kDomainBytesMax / kBytes);
+    one.check();
+}
+
 TEST_CASE("listing goes through a namespace's blocks in pieces") {
     Store one(64 * KiB, 1, 10);
     for (std::uint64_t number = 1; number <= 50; ++number)

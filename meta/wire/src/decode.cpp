@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include <cmpool/model/index_layout.h>
+
 namespace cmpool::wire {
 namespace {
 
@@ -33,6 +35,8 @@ struct Checks {
         return {span.data(), span.size()};
     }
     Grant grant(const fb::Grant* value) {
+        if (value->index() >= model::kSegmentsMax)
+            bad = "a segment's number is beyond what an index can show";
         const auto bytes = std::as_bytes(list(value->descriptor(), kDescriptorBytesMax));
         return {value->index(), value->bytes(), value->token(), {bytes.begin(), bytes.end()}};
     }

@@ -28,6 +28,10 @@ inline constexpr unsigned kBucketBitsMax = 24;
 inline constexpr unsigned kOffsetBits = 38;
 inline constexpr unsigned kUnitsBits = 26;
 inline constexpr unsigned kGenerationBits = 24;
+/// What an offset can name: all segments that a domain has had since the server's start.
+inline constexpr std::uint64_t kDomainBytesMax = kUnitBytes << kOffsetBits;
+inline constexpr std::uint64_t kSegmentBytesMin = 1 << 20;
+inline constexpr std::uint32_t kSegmentsMax = kDomainBytesMax / kSegmentBytesMin;
 
 /// Where an extent lies and which insert filled it. Offsets count units from the domain's first
 /// segment, header included.
