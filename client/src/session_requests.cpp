@@ -215,6 +215,9 @@ void Session::message(transport::Lane& lane, Bytes head, std::uint64_t payload_b
     requests_.erase(request);
     if (const auto* failed = std::get_if<wire::Failed>(&message->body)) {
         asked.asker->lost(asked.part, {failed->code, failed->detail});
+    } else if (std::holds_alternative<wire::Attached>(message->body)) {
+        // It would say that memory is mapped now, which refreshed() alone knows.
+        asked.asker->lost(asked.part, {Errc::Corrupt, "the pool answered something else"});
     } else {
         asked.asker->answer(asked.part, message->body);
     }

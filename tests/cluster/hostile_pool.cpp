@@ -43,20 +43,22 @@ public:
                 .descriptor = segment_->descriptor().bytes};
     }
     std::function<Answers()> to_open = [] { return Answers{wire::NamespaceOpened{.namespace_id = 1}}; };
-    std::function<Answers()> to_attach;
+    std::function<Answers()> to_attach = [] { return Answers{wire::Failed{Errc::Unsupported, "not here"}}; };
+    std::function<Answers()> to_all_else = [] { return Answers{}; };
     int attaches = 0;
 
 private:
     void place(Lane&, Bytes, std::uint64_t, std::vector<MutableBytes>&) override {}
     void message(Lane& lane, Bytes head, std::uint64_t) override {
         const auto asked = decoder_.decode(head).value();
-        if (std::holds_alternative<wire::Hello>(asked.body))
-            say(lane, asked.request_id,
-                {wire::Welcome{.incarnation = 1, .node = "pool", .local_address = "pool:socket"}});
-        if (std::holds_alternative<wire::OpenNamespace>(asked.body)) say(lane, asked.request_id, to_open());
-        if (!std::holds_alternative<wire::Attach>(asked.body)) return;
-        ++attaches;
-        say(lane, asked.request_id, to_attach());
+        attaches += std::holds_alternative<wire::Attach>(asked.body) ? 1 : 0;
+        say(lane, asked.request_id, answers_to(asked.body));
+    }
+    Answers answers_to(const wire::Body& asked) const {
+        if (std::holds_alternative<wire::Hello>(asked))
+            return {wire::Welcome{.incarnation = 1, .node = "pool", .local_address = "pool:socket"}};
+        if (std::holds_alternative<wire::OpenNamespace>(asked)) return to_open();
+        return std::holds_alternative<wire::Attach>(asked) ? to_attach() : to_all_else();
     }
     void say(Lane& lane, std::uint64_t id, Answers answers) {
         for (auto& body : answers) {
@@ -82,7 +84,7 @@ private:
 };
 
 /// A client of the impostor, until the world has been still for a while.
-client::Status meet(SimWorld& world) {
+client::Status meet(SimWorld& world, const std::function<void(client::PoolClient&)>& then = {}) {
     client::Environment environment;
     environment.clock = std::shared_ptr<const Clock>(std::shared_ptr<void>{}, &world.clock());
     environment.entropy = std::make_shared<SeededEntropy>(1);
@@ -96,6 +98,7 @@ client::Status meet(SimWorld& world) {
     world.on_wake("engine", [&] { pool->progress(); });
     pool->progress();
     world.run_until(world.clock().now() + 100ms);
+    if (then) then(*pool);
     world.on_wake("engine", {});
     return pool->status();
 }
@@ -136,6 +139,32 @@ TEST_CASE("a segment with a number beyond every pool's costs the connection, and
     CHECK_FALSE(status.ready);
     REQUIRE(status.trouble);
     CHECK(status.trouble->code == Errc::Corrupt);
+}
+
+TEST_CASE("memory instead of a block is a miss") {
+    SimWorld world(1, {.delay_min = 10us, .delay_max = 10us});
+    Impostor pool(world);
+    pool.to_all_else = [&] {
+        return Impostor::Answers{
+            wire::Attached{.segment_bytes = 1 * MiB, .index = pool.denied(0), .control = pool.denied(0)}};
+    };
+    const auto status = meet(world, [&](client::PoolClient& client) {
+        std::vector<std::byte> room(64);
+        const MutableBytes piece(room);
+        std::vector<client::GetItem> items(model::kBatchMax, {model::Digest{}, {&piece, 1}});
+        for (std::size_t at = 0; at < items.size(); ++at) items[at].key.bytes[0] = static_cast<std::byte>(at);
+        auto call = client.start_get(items);
+        auto match = client.start_match({&items[0].key, 1});
+        world.run_until(world.clock().now() + 100ms);
+        REQUIRE(call.done());
+        REQUIRE(match.done());
+        const auto report = call.take();
+        CHECK(report.count(client::Outcome::Miss) == items.size());
+        REQUIRE(report.trouble);
+        CHECK(report.trouble->code == Errc::Corrupt);
+        CHECK(match.take().blocks() == 0);
+    });
+    CHECK(status.ready);
 }
 
 TEST_CASE("memory instead of a namespace costs the connection") {
