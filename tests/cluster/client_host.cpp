@@ -37,20 +37,6 @@ private:
     std::string socket_;
 };
 
-/// The simulated network's own, whatever the name.
-class SimPlanes final : public client::Planes {
-public:
-    SimPlanes(SimWorld& world, std::string host) : world_(world), host_(std::move(host)) {}
-    Result<std::shared_ptr<transport::Fabric>> open(std::string_view, Entropy&) override {
-        if (opened_.empty()) opened_.push_back(world_.open(host_, transport::SimProfile::OneSided));
-        return opened_.front();
-    }
-
-private:
-    SimWorld& world_;
-    std::string host_;
-};
-
 }  // namespace
 
 ClientHost::ClientHost(SimWorld& world, ServerHost& server, std::string name,

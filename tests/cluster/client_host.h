@@ -12,6 +12,20 @@
 
 namespace cmpool::testing {
 
+/// The simulated network's own, whatever the name.
+class SimPlanes final : public client::Planes {
+public:
+    SimPlanes(SimWorld& world, std::string host) : world_(world), host_(std::move(host)) {}
+    Result<std::shared_ptr<transport::Fabric>> open(std::string_view, Entropy&) override {
+        if (opened_.empty()) opened_.push_back(world_.open(host_, transport::SimProfile::OneSided));
+        return opened_.front();
+    }
+
+private:
+    SimWorld& world_;
+    std::string host_;
+};
+
 /// One process with one client in it. It maps the pool's memory, reads it one-sided, or has messages only.
 ///
 ///   Lifetime  world and server outlive it; a dead one keeps its memory, so that what it had pinned

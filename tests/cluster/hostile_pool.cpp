@@ -1,6 +1,12 @@
 // A pool that says what no pool says.
+#include "client_host.h"
+
+#include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -28,9 +34,12 @@ public:
         : world_(world),
           far_(world.open("pool", SimProfile::Messages)),
           near_(world.open("pool", SimProfile::Mapped)),
-          segment_(near_->allocate({.bytes = 1 * MiB, .access = Access::Read, .name = "data"}).value()) {
+          side_(world.open("pool", SimProfile::OneSided)),
+          segment_(near_->allocate({.bytes = 1 * MiB, .access = Access::ReadWrite, .name = "data"}).value()),
+          shown_(side_->register_memory(segment_->bytes(), Access::Read).value()) {
         listeners_.push_back(far_->listen("pool:7411").value());
         listeners_.push_back(near_->listen("pool:socket").value());
+        listeners_.push_back(side_->listen("pool:plane").value());
         world.on_wake("pool", [this] { serve(); });
     }
     ~Impostor() override { world_.on_wake("pool", {}); }
@@ -42,9 +51,21 @@ public:
                 .token = segment_->token().value + 1,
                 .descriptor = segment_->descriptor().bytes};
     }
+    /// The same, and handed over.
+    [[nodiscard]] wire::Grant granted(std::uint32_t index, bool one_sided) const {
+        const Segment& segment = one_sided ? *shown_ : *segment_;
+        return {.index = index,
+                .bytes = 1 * MiB,
+                .token = segment.token().value,
+                .descriptor = segment.descriptor().bytes};
+    }
+    [[nodiscard]] MutableBytes memory() const { return segment_->bytes(); }
     std::function<Answers()> to_open = [] { return Answers{wire::NamespaceOpened{.namespace_id = 1}}; };
     std::function<Answers()> to_attach = [] { return Answers{wire::Failed{Errc::Unsupported, "not here"}}; };
     std::function<Answers()> to_all_else = [] { return Answers{}; };
+    /// Instead of all these, where it is set.
+    std::function<Answers(const wire::Body&)> to_anything;
+    std::vector<std::byte> payload;  ///< behind each answer
     int attaches = 0;
 
 private:
@@ -55,6 +76,7 @@ private:
         say(lane, asked.request_id, answers_to(asked.body));
     }
     Answers answers_to(const wire::Body& asked) const {
+        if (to_anything) return to_anything(asked);
         if (std::holds_alternative<wire::Hello>(asked))
             return {wire::Welcome{.incarnation = 1, .node = "pool", .local_address = "pool:socket"}};
         if (std::holds_alternative<wire::OpenNamespace>(asked)) return to_open();
@@ -63,8 +85,12 @@ private:
     void say(Lane& lane, std::uint64_t id, Answers answers) {
         for (auto& body : answers) {
             const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
-            const Op op{.kind = OpKind::Send, .signal = false, .head = head};
-            REQUIRE(lane.post({&op, 1}));
+            const Bytes behind(payload);
+            const Op op{.kind = OpKind::Send,
+                        .signal = false,
+                        .gather = {&behind, payload.empty() ? 0u : 1u},
+                        .head = head};
+            (void)lane.post({&op, 1});
         }
     }
     void serve() {
@@ -75,25 +101,167 @@ private:
     }
 
     SimWorld& world_;
-    std::unique_ptr<Fabric> far_, near_;
-    std::unique_ptr<Segment> segment_;
+    std::unique_ptr<Fabric> far_, near_, side_;
+    std::unique_ptr<Segment> segment_, shown_;
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<Lane>> lanes_;
     wire::Encoder encoder_;
     wire::Decoder decoder_;
 };
 
+/// Answers that may come to any question: each is a message as it should be, and none has to fit.
+class AnyAnswer {
+public:
+    AnyAnswer(Rng& rng, Impostor& pool) : rng_(rng), pool_(pool) {}
+
+    Impostor::Answers operator()(const wire::Body& asked) {
+        one_sided_ = rng_.chance(0.5);
+        Impostor::Answers answers;
+        // As it should be more often than not, or nobody would come far.
+        if (rng_.chance(0.7)) answers.push_back(fitting(asked));
+        while (answers.empty() || rng_.chance(0.2)) answers.push_back(any());
+        pool_.payload.resize(rng_.chance(0.3) ? rng_.below(20'000) : 0);
+        return answers;
+    }
+
+private:
+    template <class T>
+    T one_of(std::initializer_list<T> values) {
+        return values.begin()[rng_.below(values.size())];
+    }
+    std::uint64_t number() {
+        return one_of<std::uint64_t>({0, 1, 2, 63, 64, 4096, 1 * MiB, UINT32_MAX, UINT64_MAX, rng_.next()});
+    }
+    std::uint32_t small() { return static_cast<std::uint32_t>(number()); }
+    std::string word() { return one_of<std::string>({"", "pool:7411", "pool:socket", "nowhere:1", "?"}); }
+    wire::Grant grant() {
+        auto made = rng_.chance(0.8) ? pool_.granted(0, one_sided_) : pool_.denied(0);
+        made.index = rng_.chance(0.8) ? static_cast<std::uint32_t>(rng_.below(4)) : small();
+        if (rng_.chance(0.2)) made.bytes = number();
+        if (rng_.chance(0.1)) made.descriptor.resize(rng_.below(100));
+        return made;
+    }
+    wire::Body welcome() {
+        return wire::Welcome{.incarnation = rng_.chance(0.8) ? 1 : number(),
+                             .node = word(),
+                             .local_address = rng_.chance(0.8) ? "pool:socket" : word(),
+                             .shards = rng_.chance(0.8) ? 1 : small(),
+                             .node_id = rng_.chance(0.8) ? 1 : number(),
+                             .planes = {word(), "sim://pool:plane"},
+                             .keeps_near = rng_.chance(0.5)};
+    }
+    wire::Body opened() {
+        return wire::NamespaceOpened{
+            .namespace_id = 1, .lease_bytes_max = number(), .replicas = rng_.chance(0.7) ? 1 : small()};
+    }
+    // All of it leads to the same memory, which holds anything.
+    wire::Body attached() {
+        for (std::size_t at = 0; at < 64; ++at) {
+            const std::uint64_t value = number();
+            const std::size_t where = rng_.below(pool_.memory().size() / 8) * 8;
+            std::memcpy(pool_.memory().data() + where, &value, sizeof value);
+        }
+        wire::Attached made{
+            .bucket_bits = rng_.chance(0.8) ? 6 : small(),
+            .segment_bytes = rng_.chance(0.8) ? 1 * MiB : number(),
+            .index = grant(),
+            .control = grant(),
+        };
+        for (std::uint64_t left = rng_.below(4); left > 0; --left) made.segments.push_back(grant());
+        return made;
+    }
+    wire::Body outcomes(std::size_t count) {
+        outcomes_.clear();
+        lengths_.clear();
+        checksums_.clear();
+        for (; outcomes_.size() < count; checksums_.push_back(number())) {
+            outcomes_.push_back(static_cast<wire::Outcome>(rng_.below(9)));
+            lengths_.push_back(rng_.chance(0.5) ? 64 : small());
+        }
+        if (rng_.chance(0.1)) return wire::Outcomes{outcomes_, {}, {}};
+        return wire::Outcomes{outcomes_, lengths_, checksums_};
+    }
+    wire::Body matched(std::size_t most) {
+        const auto blocks = static_cast<std::uint32_t>(rng_.below(most + 2));
+        places_.clear();
+        if (rng_.chance(0.5)) {
+            while (places_.size() < blocks) places_.push_back({number(), number(), small(), small()});
+        }
+        return wire::Matched{blocks, number(), small(), places_};
+    }
+    wire::Body members() {
+        model::View view{.epoch = number(), .members = {}};
+        for (std::uint64_t left = rng_.below(4); left > 0; --left)
+            view.members.push_back({.node_id = number(),
+                                    .incarnation = number(),
+                                    .name = word(),
+                                    .address = word(),
+                                    .host = word(),
+                                    .weight = small(),
+                                    .state = static_cast<model::MemberState>(rng_.below(3))});
+        return wire::Members{view};
+    }
+    wire::Body fitting(const wire::Body& asked) {
+        if (std::holds_alternative<wire::Hello>(asked)) return welcome();
+        if (std::holds_alternative<wire::OpenNamespace>(asked)) return opened();
+        if (std::holds_alternative<wire::Attach>(asked)) return attached();
+        if (const auto* match = std::get_if<wire::Match>(&asked)) return matched(match->chain.size());
+        if (const auto* get = std::get_if<wire::Get>(&asked)) return outcomes(get->digests.size());
+        if (const auto* put = std::get_if<wire::Put>(&asked)) return outcomes(put->items.size());
+        if (const auto* exists = std::get_if<wire::Exists>(&asked)) return outcomes(exists->digests.size());
+        if (const auto* remove = std::get_if<wire::Remove>(&asked)) return outcomes(remove->digests.size());
+        return any();
+    }
+    wire::Body any() {
+        switch (rng_.below(11)) {
+            case 0:
+                return welcome();
+            case 1:
+                return opened();
+            case 2:
+                return attached();
+            case 3:
+                return outcomes(rng_.below(40));
+            case 4:
+                return matched(rng_.below(40));
+            case 5:
+                return members();
+            case 6:
+                return wire::Failed{static_cast<Errc>(1 + rng_.below(12)), word()};
+            case 7:
+                return wire::Stats{{{word(), number()}}};
+            case 8:
+                return wire::Listed{{}, number()};
+            case 9:
+                return wire::Namespaces{};
+            default:
+                return wire::Lease{small()};
+        }
+    }
+
+    Rng& rng_;
+    Impostor& pool_;
+    std::vector<wire::Outcome> outcomes_;
+    std::vector<std::uint32_t> lengths_;
+    std::vector<std::uint64_t> checksums_;
+    std::vector<wire::Place> places_;
+    bool one_sided_ = false;
+};
+
 /// A client of the impostor, until the world has been still for a while.
-client::Status meet(SimWorld& world, const std::function<void(client::PoolClient&)>& then = {}) {
+client::Status meet(SimWorld& world, const std::function<void(client::PoolClient&)>& then = {},
+                    bool mapped = true, bool sealed = false) {
     client::Environment environment;
     environment.clock = std::shared_ptr<const Clock>(std::shared_ptr<void>{}, &world.clock());
     environment.entropy = std::make_shared<SeededEntropy>(1);
     environment.network = world.open("engine", SimProfile::Messages);
-    environment.local = world.open("engine", SimProfile::Mapped);
+    if (mapped) environment.local = world.open("engine", SimProfile::Mapped);
+    environment.planes = std::make_shared<SimPlanes>(world, "engine");
     client::PoolUri uri;
     uri.address = "pool:7411";
     uri.deadline = 200ms;
-    const client::NamespaceSpec spec{.model = "m", .dtype = "u8", .block_tokens = 4};
+    if (sealed) uri.seal_key.emplace().fill(std::byte{42});
+    const client::NamespaceSpec spec{.model = "m", .dtype = "u8", .block_tokens = 4, .sealed = sealed};
     const auto pool = client::PoolClient::open_in(environment, uri, spec).value();
     world.on_wake("engine", [&] { pool->progress(); });
     pool->progress();
@@ -165,6 +333,60 @@ TEST_CASE("memory instead of a block is a miss") {
         CHECK(match.take().blocks() == 0);
     });
     CHECK(status.ready);
+}
+
+// One of its deadlines is what a call may cost, whoever answers.
+TEST_CASE("whatever a pool answers, its client lives, and its calls end") {
+    const char* asked = std::getenv("CMPOOL_HOSTILE_SEEDS");
+    const std::uint64_t seeds = asked == nullptr ? 300 : std::strtoull(asked, nullptr, 10);
+    std::uint64_t ready = 0;
+    std::uint64_t hits = 0;
+    std::uint64_t one_sided = 0;
+    for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+        CAPTURE(seed);
+        SimWorld world(seed, {.delay_min = 10us, .delay_max = 30us});
+        Rng rng(seed);
+        Impostor pool(world);
+        AnyAnswer answer(rng, pool);
+        pool.to_anything = [&](const wire::Body& question) { return answer(question); };
+        std::vector<std::byte> room(20 * 256);
+        std::vector<MutableBytes> into;
+        std::vector<Bytes> from;
+        std::vector<client::Digest> keys(20);
+        std::vector<client::GetItem> gets;
+        std::vector<client::PutItem> puts;
+        for (std::size_t at = 0; at < keys.size(); ++at) {
+            keys[at].bytes.fill(static_cast<std::byte>(rng.below(256)));
+            into.push_back(MutableBytes(room).subspan(at * 256, 256));
+            from.emplace_back(into.back());
+        }
+        for (std::size_t at = 0; at < keys.size(); ++at) {
+            gets.push_back({keys[at], {&into[at], 1}});
+            puts.push_back({.key = keys[at], .from = {&from[at], 1}});
+        }
+        const auto use = [&](client::PoolClient& client) {
+            for (int round = 0; round < 6; ++round) {
+                auto match = client.start_match(keys, 100);
+                auto get = client.start_get(gets);
+                auto put = client.start_put(puts);
+                auto exists = client.start_exists(keys);
+                for (int step = 0; step < 12; ++step) {
+                    world.run_until(world.clock().now() + 20ms);
+                    client.progress();
+                }
+                REQUIRE((match.done() && get.done() && put.done() && exists.done()));
+                const auto found = match.take();
+                for (std::size_t at = 0; at < found.blocks(); ++at) (void)found.view(at);
+                hits += get.take().count(client::Outcome::Hit);
+            }
+        };
+        const auto status = meet(world, use, rng.chance(0.5), rng.chance(0.2));
+        ready += status.ready ? 1 : 0;
+        one_sided += status.kv == "sim" ? 1 : 0;
+    }
+    CHECK(ready > seeds / 20);
+    CHECK(one_sided > seeds / 100);
+    CHECK(hits > seeds / 4);
 }
 
 TEST_CASE("memory instead of a namespace costs the connection") {
