@@ -65,7 +65,8 @@ public:
     std::function<Answers()> to_all_else = [] { return Answers{}; };
     /// Instead of all these, where it is set.
     std::function<Answers(const wire::Body&)> to_anything;
-    std::vector<std::byte> payload;  ///< behind each answer
+    std::size_t payload_bytes = 0;  ///< behind each answer
+    static constexpr std::size_t kPayloadMax = 20'000;
     int attaches = 0;
 
 private:
@@ -85,10 +86,10 @@ private:
     void say(Lane& lane, std::uint64_t id, Answers answers) {
         for (auto& body : answers) {
             const Bytes head = encoder_.encode({.request_id = id, .epoch = 1, .body = std::move(body)});
-            const Bytes behind(payload);
+            const Bytes behind = Bytes(payload_).first(payload_bytes);
             const Op op{.kind = OpKind::Send,
                         .signal = false,
-                        .gather = {&behind, payload.empty() ? 0u : 1u},
+                        .gather = {&behind, behind.empty() ? 0u : 1u},
                         .head = head};
             (void)lane.post({&op, 1});
         }
@@ -105,6 +106,7 @@ private:
     std::unique_ptr<Segment> segment_, shown_;
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::vector<std::unique_ptr<Lane>> lanes_;
+    std::vector<std::byte> payload_ = std::vector<std::byte>(kPayloadMax);
     wire::Encoder encoder_;
     wire::Decoder decoder_;
 };
@@ -115,12 +117,13 @@ public:
     AnyAnswer(Rng& rng, Impostor& pool) : rng_(rng), pool_(pool) {}
 
     Impostor::Answers operator()(const wire::Body& asked) {
+        kept_.clear();
         one_sided_ = rng_.chance(0.5);
         Impostor::Answers answers;
         // As it should be more often than not, or nobody would come far.
         if (rng_.chance(0.7)) answers.push_back(fitting(asked));
         while (answers.empty() || rng_.chance(0.2)) answers.push_back(any());
-        pool_.payload.resize(rng_.chance(0.3) ? rng_.below(20'000) : 0);
+        pool_.payload_bytes = rng_.chance(0.3) ? rng_.below(Impostor::kPayloadMax) : 0;
         return answers;
     }
 
@@ -170,24 +173,30 @@ private:
         for (std::uint64_t left = rng_.below(4); left > 0; --left) made.segments.push_back(grant());
         return made;
     }
+    /// Lists live until the next question.
+    template <class T>
+    std::span<const T> keep(std::vector<T> list) {
+        const auto kept = std::make_shared<const std::vector<T>>(std::move(list));
+        kept_.push_back(kept);
+        return *kept;
+    }
     wire::Body outcomes(std::size_t count) {
-        outcomes_.clear();
-        lengths_.clear();
-        checksums_.clear();
-        for (; outcomes_.size() < count; checksums_.push_back(number())) {
-            outcomes_.push_back(static_cast<wire::Outcome>(rng_.below(9)));
-            lengths_.push_back(rng_.chance(0.5) ? 64 : small());
-        }
-        if (rng_.chance(0.1)) return wire::Outcomes{outcomes_, {}, {}};
-        return wire::Outcomes{outcomes_, lengths_, checksums_};
+        std::vector<wire::Outcome> outcomes(count);
+        std::vector<std::uint32_t> lengths(count);
+        std::vector<std::uint64_t> checksums(count);
+        for (auto& outcome : outcomes) outcome = static_cast<wire::Outcome>(rng_.below(9));
+        for (auto& length : lengths) length = rng_.chance(0.5) ? 64 : small();
+        for (auto& checksum : checksums) checksum = number();
+        const bool bare = rng_.chance(0.1);
+        return wire::Outcomes{keep(std::move(outcomes)),
+                              keep(bare ? std::vector<std::uint32_t>{} : std::move(lengths)),
+                              keep(bare ? std::vector<std::uint64_t>{} : std::move(checksums))};
     }
     wire::Body matched(std::size_t most) {
         const auto blocks = static_cast<std::uint32_t>(rng_.below(most + 2));
-        places_.clear();
-        if (rng_.chance(0.5)) {
-            while (places_.size() < blocks) places_.push_back({number(), number(), small(), small()});
-        }
-        return wire::Matched{blocks, number(), small(), places_};
+        std::vector<wire::Place> places(rng_.chance(0.5) ? blocks : 0);
+        for (auto& place : places) place = {number(), number(), small(), small()};
+        return wire::Matched{blocks, number(), small(), keep(std::move(places))};
     }
     wire::Body members() {
         model::View view{.epoch = number(), .members = {}};
@@ -241,10 +250,7 @@ private:
 
     Rng& rng_;
     Impostor& pool_;
-    std::vector<wire::Outcome> outcomes_;
-    std::vector<std::uint32_t> lengths_;
-    std::vector<std::uint64_t> checksums_;
-    std::vector<wire::Place> places_;
+    std::vector<std::shared_ptr<const void>> kept_;
     bool one_sided_ = false;
 };
 

@@ -44,7 +44,7 @@ int begin_connecting(int socket, const TcpAddress& target) {
     // Nobody listens, and the port that the kernel gave us is the very one: we would talk to ourselves, and
     // whoever should listen there could not come back.
     const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
-    ::connect(socket, &nobody, sizeof nobody);
+    (void)::connect(socket, &nobody, sizeof nobody);
     return ECONNREFUSED;
 }
 
