@@ -1,16 +1,15 @@
 // A pool that says what no pool says.
 #include "client_host.h"
+#include "whim.h"
 
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <cmpool/base/units.h>
 #include <cmpool/client/environment.h>
 #include <cmpool/client/pool_client.h>
 #include <cmpool/client/pool_uri.h>
@@ -112,12 +111,12 @@ private:
 };
 
 /// Answers that may come to any question: each is a message as it should be, and none has to fit.
-class AnyAnswer {
+class AnyAnswer final : Whim {
 public:
-    AnyAnswer(Rng& rng, Impostor& pool) : rng_(rng), pool_(pool) {}
+    AnyAnswer(Rng& rng, Impostor& pool) : Whim(rng), pool_(pool) {}
 
     Impostor::Answers operator()(const wire::Body& asked) {
-        kept_.clear();
+        forget();
         one_sided_ = rng_.chance(0.5);
         Impostor::Answers answers;
         // As it should be more often than not, or nobody would come far.
@@ -128,14 +127,6 @@ public:
     }
 
 private:
-    template <class T>
-    T one_of(std::initializer_list<T> values) {
-        return values.begin()[rng_.below(values.size())];
-    }
-    std::uint64_t number() {
-        return one_of<std::uint64_t>({0, 1, 2, 63, 64, 4096, 1 * MiB, UINT32_MAX, UINT64_MAX, rng_.next()});
-    }
-    std::uint32_t small() { return static_cast<std::uint32_t>(number()); }
     std::string word() { return one_of<std::string>({"", "pool:7411", "pool:socket", "nowhere:1", "?"}); }
     wire::Grant grant() {
         auto made = rng_.chance(0.8) ? pool_.granted(0, one_sided_) : pool_.denied(0);
@@ -172,13 +163,6 @@ private:
         };
         for (std::uint64_t left = rng_.below(4); left > 0; --left) made.segments.push_back(grant());
         return made;
-    }
-    /// Lists live until the next question.
-    template <class T>
-    std::span<const T> keep(std::vector<T> list) {
-        const auto kept = std::make_shared<const std::vector<T>>(std::move(list));
-        kept_.push_back(kept);
-        return *kept;
     }
     wire::Body outcomes(std::size_t count) {
         std::vector<wire::Outcome> outcomes(count);
@@ -248,9 +232,7 @@ private:
         }
     }
 
-    Rng& rng_;
     Impostor& pool_;
-    std::vector<std::shared_ptr<const void>> kept_;
     bool one_sided_ = false;
 };
 

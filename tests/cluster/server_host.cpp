@@ -105,7 +105,7 @@ void ServerHost::start() {
                                              .address = this->address(),
                                              .host = options_.host,
                                              .zone = options_.zone},
-                                    .cluster_key = {},
+                                    .cluster_key = options_.cluster_key,
                                     .admin_uid = {},
                                     .times = options_.times,
                                     .network = network_.get()};

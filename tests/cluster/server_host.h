@@ -30,6 +30,7 @@ struct ServerOptions {
     std::string meta;            ///< the host of the node that keeps meta; empty: this one
     SimStore* shared = nullptr;  ///< where all members keep meta, instead of one of them
     std::string zone;
+    std::string cluster_key{};  ///< empty: whoever reaches it may join
     meta::LeaseTimes times;
     std::shared_ptr<SimProcesses> processes;  ///< none: its own
     std::uint64_t capacity_bytes = 2 * MiB;   ///< of each shard
