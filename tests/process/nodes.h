@@ -60,11 +60,7 @@ struct Cluster {
         return 0;
     }
     [[nodiscard]] std::uint64_t sum(std::string_view name) {
-        std::uint64_t all = 0;
-        for (const auto& member : watchers.at(nodes.front().get())->member_stats({.deadline = 2s})) {
-            for (const auto& [each, value] : member.statistics) all += each == name ? value : 0;
-        }
-        return all;
+        return statistic_of_all(*watchers.at(nodes.front().get()), name);
     }
     /// Whether so many nodes answer, and each says that so many serve.
     [[nodiscard]] bool all_know(std::size_t serving) {

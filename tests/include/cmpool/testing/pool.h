@@ -81,6 +81,16 @@ inline client::Outcome put_one(client::PoolClient& pool, const client::Digest& k
     return found == all->end() ? UINT64_MAX : found->value;
 }
 
+/// The same of all members together; what one does not say counts nothing.
+[[nodiscard]] inline std::uint64_t statistic_of_all(client::PoolClient& pool, std::string_view name) {
+    std::uint64_t sum = 0;
+    for (const auto& member : pool.member_stats({.deadline = 2s})) {
+        const auto found = std::ranges::find(member.statistics, name, &client::Statistic::name);
+        if (found != member.statistics.end()) sum += found->value;
+    }
+    return sum;
+}
+
 /// Asks until the answer is yes; false when it was not within `limit`.
 template <class Question>
 [[nodiscard]] bool comes_true(Question question, std::chrono::milliseconds limit = 10s) {
